@@ -1,0 +1,2 @@
+//! aivillage
+fn main() {}
