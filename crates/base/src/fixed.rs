@@ -1,0 +1,127 @@
+//! Updates as integers: one grid per tensor, quantised once at the node, summed exactly.
+//!
+//! A value x becomes q = round-half-even(x / step), |q| <= bound, with step = 2^exponent. Sums of w*q in 64-bit
+//! integers do not depend on order, so neither does the model. The grid is part of the round's plan; how its range
+//! is chosen is the coordinator's business.
+
+use serde::{Deserialize, Serialize};
+
+/// The grid of one tensor: step 2^`exponent`, integers within ±`bound`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grid {
+    /// log2 of the step; -60 to 60.
+    pub exponent: i32,
+    /// Largest magnitude of an integer; 1 to 2^31 - 1.
+    pub bound: i32,
+}
+
+/// A value that has no place on any grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("value {index} is not finite: the update has diverged, nothing of it may leave")]
+pub struct NotFinite {
+    /// Index of the value within the tensor.
+    pub index: usize,
+}
+
+impl Default for Grid {
+    /// Step 2^-20, range ±8: wide enough for one round's change of a weight, 24 bits.
+    fn default() -> Self {
+        Self { exponent: -20, bound: (1 << 23) - 1 }
+    }
+}
+
+impl Grid {
+    /// The step as a number.
+    #[must_use]
+    pub fn step(self) -> f64 {
+        f64::powi(2.0, self.exponent)
+    }
+
+    /// The largest magnitude that is not clipped.
+    #[must_use]
+    pub fn range(self) -> f64 {
+        f64::from(self.bound) * self.step()
+    }
+
+    /// Quantises `values` and appends them to `out`; returns how many were clipped to the bound.
+    ///
+    /// # Errors
+    /// [`NotFinite`] at the first NaN or infinity; `out` is then as long as it was.
+    pub fn quantise(self, values: &[f32], out: &mut Vec<i32>) -> Result<u64, NotFinite> {
+        let inverse = f64::powi(2.0, -self.exponent);
+        let bound = f64::from(self.bound);
+        let start = out.len();
+        let mut clipped = 0;
+        out.reserve(values.len());
+        for (index, value) in values.iter().enumerate() {
+            if !value.is_finite() {
+                out.truncate(start);
+                return Err(NotFinite { index });
+            }
+            let q = (f64::from(*value) * inverse).round_ties_even();
+            if q.abs() > bound {
+                clipped += 1;
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "clamped to the bound, an i32")]
+            out.push(q.clamp(-bound, bound) as i32);
+        }
+        Ok(clipped)
+    }
+}
+
+/// Integers as they travel: 4 bytes each, little endian.
+#[must_use]
+pub fn to_bytes(values: &[i32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// Adds `weight * q` of the little-endian integers `bytes` to `sum`; returns false, with `sum` in an undefined state,
+/// if an integer exceeds `bound` or the sum overflows.
+///
+/// # Panics
+/// If `bytes` is not exactly 4 bytes a value of `sum`: the caller checks sizes when an update arrives.
+#[must_use]
+pub fn add_weighted(sum: &mut [i64], bytes: &[u8], weight: u32, bound: i32) -> bool {
+    assert_eq!(sum.len() * 4, bytes.len(), "an update block must match the sum it is added to");
+    let weight = i64::from(weight);
+    let mut ok = true;
+    for (s, q) in sum.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        let q = i32::from_le_bytes(*q);
+        ok &= q.unsigned_abs() <= bound.unsigned_abs();
+        let (next, overflow) = s.overflowing_add(i64::from(q) * weight);
+        *s = next;
+        ok &= !overflow;
+    }
+    ok
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_round_to_even_and_clip_at_the_bound() {
+        let grid = Grid { exponent: 0, bound: 3 };
+        let mut out = Vec::new();
+        let clipped = grid.quantise(&[0.5, 1.5, 2.5, -0.5, 9.0, -9.0], &mut out).unwrap();
+        assert_eq!((out, clipped), (vec![0, 2, 2, 0, 3, -3], 2));
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_is_refused_and_nothing_is_kept() {
+        let mut out = vec![7];
+        assert_eq!(Grid::default().quantise(&[1.0, f32::NAN], &mut out), Err(NotFinite { index: 1 }));
+        assert_eq!(out, [7]);
+    }
+
+    #[test]
+    fn weighted_sums_are_exact_and_bounded() {
+        let bytes = to_bytes(&[1, -2, 3]);
+        let mut sum = vec![10, 10, 10];
+        assert!(add_weighted(&mut sum, &bytes, 5, 3));
+        assert_eq!(sum, [15, 0, 25]);
+        assert!(!add_weighted(&mut sum, &bytes, 1, 2), "3 exceeds the bound of 2");
+        assert!(!add_weighted(&mut [i64::MAX], &to_bytes(&[1]), 1, 2), "overflow is seen");
+    }
+}
