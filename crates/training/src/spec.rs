@@ -1,0 +1,439 @@
+//! From what a caller asks to what a coordinator runs: [`JobRequest`] -> [`resolve`] -> [`JobSpec`].
+//!
+//! Promise: a [`JobSpec`] is complete and consistent; every fault of a request is found and reported together, names
+//! before privacy; what is asked and cannot be given is refused, never dropped.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use aivillage_base::wire::{BlobRef, DataRequirements, LocalTraining};
+use aivillage_base::{Architecture, ErrorKind, JobId, LayerSpec, ModelId, Recipe, arch, suggest};
+
+use crate::config::TrainingConfig;
+use crate::error::Fault;
+use crate::strategy;
+
+/// Known privacy techniques; none of them is built in this version.
+pub const TECHNIQUES: [&str; 5] = [
+    "secure_aggregation",
+    "differential_privacy",
+    "local_differential_privacy",
+    "betanet_routing",
+    "homomorphic_encryption",
+];
+
+/// Known job types; `standard` is built.
+pub const JOB_TYPES: [&str; 4] = ["standard", "evaluation", "statistics", "privacy_audit"];
+
+/// What `model_architecture` may be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelChoice {
+    /// A recipe or a catalogue model's id.
+    Named(String),
+    /// Layers as given.
+    Layers(Vec<LayerSpec>),
+}
+
+/// A job as it was asked for: the guide's fields and ours; absent fields take the operator's defaults.
+#[derive(Debug, Clone)]
+pub struct JobRequest {
+    /// Id; random if absent.
+    pub job_id: Option<JobId>,
+    /// For people; 1 to 200 characters.
+    pub job_name: String,
+    /// Recipe, catalogue model or layers.
+    pub model_architecture: ModelChoice,
+    /// Rounds to publish, 1 to 100,000.
+    pub total_rounds: Option<u32>,
+    /// Fewest members of a round, 1 to 100,000.
+    pub min_participants: Option<u32>,
+    /// Most members of a round; at least `min_participants`.
+    pub max_participants: Option<u32>,
+    /// None = what the operator promises by default; empty = none.
+    pub privacy_techniques: Option<Vec<String>>,
+    /// May mobile nodes take part?
+    pub mobile_friendly: bool,
+    /// One of [`JOB_TYPES`].
+    pub job_type: Option<String>,
+    /// Which data.
+    pub dataset_requirements: DataRequirements,
+    /// Aggregation strategy and its settings.
+    pub strategy: Option<StrategyChoice>,
+    /// `local_epochs`, `batch_size`, `learning_rate`, `optimizer`, `momentum`, `weight_decay`, `hidden`, `max_examples`,
+    /// `round_timeout_s`.
+    pub hyperparameters: Map<String, Value>,
+    /// Parameters of privacy techniques.
+    pub privacy: Map<String, Value>,
+    /// Seed of all training randomness; drawn if absent.
+    pub seed: Option<u64>,
+}
+
+/// A strategy by name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StrategyChoice {
+    /// Name.
+    pub name: String,
+    /// Settings.
+    pub config: Map<String, Value>,
+}
+
+/// A model of the catalogue, as far as training needs it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CatalogueModel {
+    /// Its id.
+    pub id: ModelId,
+    /// Its shape.
+    pub architecture: Architecture,
+    /// Its bytes, if it has any: training starts from them.
+    pub bundle: Option<BlobRef>,
+}
+
+/// Where a job's first model comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// Seeded weights in the recipe's shape for the data that the nodes have.
+    Recipe(Recipe),
+    /// The shape, and the weights if there are any, of a catalogue model.
+    Model(CatalogueModel),
+}
+
+/// A job as it runs: complete, checked, persisted with the job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// Its id.
+    pub job_id: JobId,
+    /// Its name.
+    pub job_name: String,
+    /// First model.
+    pub start: Start,
+    /// Rounds to publish.
+    pub total_rounds: u32,
+    /// Fewest members of a round.
+    pub min_participants: u32,
+    /// Most members of a round.
+    pub max_participants: u32,
+    /// May mobile nodes take part?
+    pub mobile_friendly: bool,
+    /// Which data.
+    pub data: DataRequirements,
+    /// Aggregation strategy.
+    pub strategy: String,
+    /// How nodes train.
+    pub training: LocalTraining,
+    /// Largest weight of one update.
+    pub max_examples: u32,
+    /// Longest time of one attempt, in milliseconds.
+    pub round_timeout_ms: u64,
+    /// Seed of all training randomness.
+    pub seed: u64,
+}
+
+impl JobSpec {
+    /// Name of the recipe, for policies and statuses.
+    #[must_use]
+    pub fn recipe_name(&self) -> &str {
+        match &self.start {
+            Start::Recipe(recipe) => recipe.name(),
+            Start::Model(model) => model.id.as_str(),
+        }
+    }
+}
+
+/// Largest `max_examples` a job may ask for.
+pub const MAX_EXAMPLES: u32 = 1 << 24;
+const HYPERPARAMETERS: [&str; 9] = [
+    "local_epochs",
+    "batch_size",
+    "learning_rate",
+    "optimizer",
+    "momentum",
+    "weight_decay",
+    "hidden",
+    "max_examples",
+    "round_timeout_s",
+];
+
+/// Checks a request against what this build and configuration can do.
+///
+/// `catalogue` finds a model that `model_architecture` names when it is no recipe.
+///
+/// # Errors
+/// All faults, names before privacy.
+pub fn resolve(
+    request: &JobRequest,
+    config: &TrainingConfig,
+    catalogue: impl FnOnce(&ModelId) -> Option<CatalogueModel>,
+    job_id: JobId,
+    seed: u64,
+) -> Result<JobSpec, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let hyper = Hyper::read(&request.hyperparameters, &mut faults);
+    let start = resolve_start(&request.model_architecture, &hyper.hidden, catalogue, &mut faults);
+    let name = request.job_name.trim();
+    if name.is_empty() || name.chars().count() > 200 {
+        faults.invalid("/job_name", "1 to 200 characters are needed");
+    }
+    let total_rounds = request.total_rounds.unwrap_or(config.default_rounds);
+    faults.range("/total_rounds", u64::from(total_rounds), 1, 100_000);
+    let min = request.min_participants.unwrap_or(config.min_participants);
+    faults.range("/min_participants", u64::from(min), 1, 100_000);
+    let max = request.max_participants.unwrap_or(config.max_participants.max(min));
+    faults.range("/max_participants", u64::from(max), 1, 100_000);
+    if max < min {
+        faults.invalid("/max_participants", &format!("{max} is less than min_participants, {min}"));
+    }
+    if let Some(job_type) = &request.job_type {
+        check_job_type(job_type, &mut faults);
+    }
+    let strategy = resolve_strategy(request.strategy.as_ref(), config, &mut faults);
+    check_privacy(request, config, &mut faults);
+    let spec = JobSpec {
+        job_id,
+        job_name: name.to_owned(),
+        start: start.unwrap_or(Start::Recipe(Recipe::LogisticRegression)),
+        total_rounds,
+        min_participants: min,
+        max_participants: max,
+        mobile_friendly: request.mobile_friendly,
+        data: request.dataset_requirements.clone(),
+        strategy,
+        training: hyper.training,
+        max_examples: hyper.max_examples,
+        round_timeout_ms: hyper
+            .round_timeout_ms
+            .unwrap_or(u64::try_from(config.round_timeout.as_millis()).unwrap_or(u64::MAX)),
+        seed,
+    };
+    faults.finish(spec)
+}
+
+/// Collects faults; names first, privacy last.
+#[derive(Debug, Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn push(&mut self, pointer: &str, detail: &str, kind: ErrorKind) {
+        self.0.push(Fault { pointer: pointer.to_owned(), detail: detail.to_owned(), kind });
+    }
+
+    fn invalid(&mut self, pointer: &str, detail: &str) {
+        self.push(pointer, detail, ErrorKind::Invalid);
+    }
+
+    fn privacy(&mut self, pointer: &str, detail: &str) {
+        self.push(pointer, detail, ErrorKind::PrivacyUnsupported);
+    }
+
+    fn range(&mut self, pointer: &str, value: u64, low: u64, high: u64) {
+        if !(low..=high).contains(&value) {
+            self.invalid(pointer, &format!("{value} is outside {low} to {high}"));
+        }
+    }
+
+    fn finish<T>(mut self, value: T) -> Result<T, Vec<Fault>> {
+        if self.0.is_empty() {
+            return Ok(value);
+        }
+        self.0.sort_by_key(|f| f.kind == ErrorKind::PrivacyUnsupported);
+        Err(self.0)
+    }
+}
+
+fn resolve_start(
+    choice: &ModelChoice,
+    hidden: &[usize],
+    catalogue: impl FnOnce(&ModelId) -> Option<CatalogueModel>,
+    faults: &mut Faults,
+) -> Option<Start> {
+    let name = match choice {
+        ModelChoice::Layers(layers) => return Some(Start::Recipe(Recipe::Layers(layers.clone()))),
+        ModelChoice::Named(name) => name,
+    };
+    let recipe = Recipe::named(name, hidden);
+    let known = recipe.is_ok() || arch::RECIPES_NOT_BUILT.contains(&name.as_str());
+    if !known && let Some(model) = ModelId::new(name.clone()).ok().as_ref().and_then(catalogue) {
+        return Some(Start::Model(model));
+    }
+    match recipe {
+        Ok(recipe) => Some(Start::Recipe(recipe)),
+        Err(e) if known => {
+            faults.invalid("/model_architecture", &e.0);
+            None
+        }
+        Err(e) => {
+            let more = "; no catalogue model that can be trained has this id either";
+            faults.invalid("/model_architecture", &format!("{}{more}", e.0));
+            None
+        }
+    }
+}
+
+fn check_job_type(job_type: &str, faults: &mut Faults) {
+    match job_type {
+        "standard" => {}
+        known if JOB_TYPES.contains(&known) => {
+            faults.invalid("/job_type", &format!("job type `{known}` is known, but this version does not build it yet: use `standard`"));
+        }
+        other => faults.invalid("/job_type", &suggest::unknown("job type", other, &JOB_TYPES)),
+    }
+}
+
+fn resolve_strategy(choice: Option<&StrategyChoice>, config: &TrainingConfig, faults: &mut Faults) -> String {
+    let Some(choice) = choice else {
+        if config.byzantine_tolerance {
+            faults.privacy(
+                "/strategy",
+                "the configuration promises `training.aggregation.byzantine_tolerance`, which this version does not \
+                 build yet: name a strategy (`{\"name\": \"fedavg\"}`), or set that key to false",
+            );
+        }
+        return strategy::named(&config.default_strategy).map_or_else(
+            |e| {
+                faults.invalid("/strategy", &format!("training.aggregation.default_strategy: {e}"));
+                String::new()
+            },
+            str::to_owned,
+        );
+    };
+    for key in choice.config.keys() {
+        faults.invalid(
+            &format!("/strategy/config/{key}"),
+            &format!("strategy `{}` has no setting `{key}`; it has none at all", choice.name),
+        );
+    }
+    match strategy::named(&choice.name) {
+        Ok(name) => name.to_owned(),
+        Err(e) => {
+            faults.invalid("/strategy/name", &e);
+            String::new()
+        }
+    }
+}
+
+fn check_privacy(request: &JobRequest, config: &TrainingConfig, faults: &mut Faults) {
+    match &request.privacy_techniques {
+        None if config.enable_secure_aggregation => faults.privacy(
+            "/privacy_techniques",
+            "the configuration promises `training.privacy.enable_secure_aggregation`, which this version does not build \
+             yet: send `\"privacy_techniques\": []` to train without (the coordinator then sees each node's update), \
+             or set that key to false",
+        ),
+        None => {}
+        Some(list) => {
+            for (i, technique) in list.iter().enumerate() {
+                check_technique(&format!("/privacy_techniques/{i}"), technique, faults);
+            }
+        }
+    }
+    for key in request.privacy.keys() {
+        faults.privacy(
+            &format!("/privacy/{key}"),
+            "no privacy technique of this version takes parameters: leave `privacy` out",
+        );
+    }
+}
+
+fn check_technique(pointer: &str, technique: &str, faults: &mut Faults) {
+    match technique {
+        "homomorphic_encryption" => faults.privacy(
+            pointer,
+            "homomorphic_encryption is not offered: secure aggregation protects single updates as well, at a fraction \
+             of the cost",
+        ),
+        known if TECHNIQUES.contains(&known) => faults.privacy(
+            pointer,
+            &format!(
+                "`{known}` is known, but this version does not build it yet: send `\"privacy_techniques\": []` to train \
+                 without (the coordinator then sees each node's update)"
+            ),
+        ),
+        other => faults.invalid(pointer, &suggest::unknown("privacy technique", other, &TECHNIQUES)),
+    }
+}
+
+/// Hyperparameters after reading, with the defaults of this version.
+struct Hyper {
+    training: LocalTraining,
+    hidden: Vec<usize>,
+    max_examples: u32,
+    round_timeout_ms: Option<u64>,
+}
+
+impl Hyper {
+    fn read(map: &Map<String, Value>, faults: &mut Faults) -> Self {
+        for key in map.keys().filter(|k| !HYPERPARAMETERS.contains(&k.as_str())) {
+            faults.invalid(
+                &format!("/hyperparameters/{key}"),
+                &suggest::unknown("hyperparameter", key, &HYPERPARAMETERS),
+            );
+        }
+        let mut reader = Reader { map, faults };
+        reader.optimizer();
+        Self {
+            training: LocalTraining {
+                epochs: reader.integer("local_epochs", 1, 10_000).unwrap_or(1),
+                batch_size: reader.integer("batch_size", 1, 1 << 20).unwrap_or(32),
+                learning_rate: reader.number("learning_rate", 1e-9, 1e3).unwrap_or(0.1),
+                momentum: reader.number("momentum", 0.0, 0.999_999).unwrap_or(0.0),
+                weight_decay: reader.number("weight_decay", 0.0, 1e3).unwrap_or(0.0),
+            },
+            hidden: reader.hidden().unwrap_or_else(|| vec![128]),
+            max_examples: reader.integer("max_examples", 1, MAX_EXAMPLES).unwrap_or(1 << 20),
+            round_timeout_ms: reader.number("round_timeout_s", 0.1, 86_400.0).map(seconds_to_ms),
+        }
+    }
+}
+
+fn seconds_to_ms(seconds: f64) -> u64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0.1 to 86,400 was checked")]
+    let ms = (seconds * 1000.0) as u64;
+    ms
+}
+
+struct Reader<'a> {
+    map: &'a Map<String, Value>,
+    faults: &'a mut Faults,
+}
+
+impl Reader<'_> {
+    fn integer(&mut self, key: &str, low: u32, high: u32) -> Option<u32> {
+        let value = self.map.get(key)?;
+        let found = value.as_u64().and_then(|v| u32::try_from(v).ok()).filter(|v| (low..=high).contains(v));
+        if found.is_none() {
+            self.wrong(key, value, &format!("a whole number from {low} to {high}"));
+        }
+        found
+    }
+
+    fn number(&mut self, key: &str, low: f64, high: f64) -> Option<f64> {
+        let value = self.map.get(key)?;
+        let found = value.as_f64().filter(|v| (low..=high).contains(v));
+        if found.is_none() {
+            self.wrong(key, value, &format!("a number from {low} to {high}"));
+        }
+        found
+    }
+
+    fn hidden(&mut self) -> Option<Vec<usize>> {
+        let value = self.map.get("hidden")?;
+        let width = |v: &Value| v.as_u64().and_then(|v| usize::try_from(v).ok()).filter(|v| (1..=65_536).contains(v));
+        let found = value.as_array().filter(|a| a.len() <= 32).and_then(|a| a.iter().map(width).collect());
+        if found.is_none() {
+            self.wrong("hidden", value, "a list of at most 32 widths from 1 to 65536");
+        }
+        found
+    }
+
+    fn optimizer(&mut self) {
+        if let Some(value) = self.map.get("optimizer")
+            && value != "sgd"
+        {
+            self.wrong("optimizer", value, "`sgd` (with `momentum`), the only optimizer of this version");
+        }
+    }
+
+    fn wrong(&mut self, key: &str, value: &Value, want: &str) {
+        self.faults.invalid(&format!("/hyperparameters/{key}"), &format!("{value} was given; {want} is needed"));
+    }
+}
