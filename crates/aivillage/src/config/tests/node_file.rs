@@ -1,0 +1,263 @@
+//! Tests of `node.yaml`: the shipped example, each kind of source, exact messages.
+
+use std::path::PathBuf;
+
+use aivillage_base::wire::NodeType;
+use expect_test::{Expect, expect};
+
+use crate::config::node::*;
+
+fn node(text: &str) -> NodeConfig {
+    parse("node.yaml", text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn refused(text: &str, message: Expect) {
+    message.assert_eq(
+        &parse("node.yaml", text)
+            .expect_err("must be refused")
+            .to_string(),
+    );
+}
+
+#[test]
+fn the_shipped_example_is_valid() {
+    let config = node(EXAMPLE);
+    assert_eq!(config.name.as_deref(), Some("clinic-north"));
+    assert_eq!(
+        config.data,
+        [DataSource {
+            name: "digits".into(),
+            task: DataTask::Classification,
+            classes: None,
+            test_fraction: 0.0,
+            origin: Origin::Shard {
+                dataset: Bundled::Digits,
+                index: 0,
+                of: 6,
+                alpha: 0.3,
+                seed: 1
+            },
+        }]
+    );
+    assert_eq!(config.node_types, Some(vec![NodeType::Edge]));
+    assert_eq!(config.policy.max_rounds, Some(1000));
+}
+
+#[test]
+fn the_commented_sources_of_the_example_are_valid_too() {
+    let text: String = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix("  # ") {
+            Some(rest) if rest.starts_with("- ") || rest.starts_with("  ") => format!("  {rest}\n"),
+            Some(_) | None => format!("{line}\n"),
+        })
+        .collect();
+    let config = node(&text);
+    assert_eq!(
+        config
+            .data
+            .iter()
+            .map(|d| d.name.as_str())
+            .collect::<Vec<_>>(),
+        ["digits", "patients", "images"]
+    );
+}
+
+#[test]
+fn nothing_said_is_a_node_that_serves_and_never_trains() {
+    for text in ["", "# nothing\n", "data:\n", "data: []\npolicy:\n"] {
+        assert_eq!(node(text), NodeConfig::default(), "{text:?}");
+    }
+    let default = NodeConfig::default();
+    assert!(default.serve && default.data.is_empty() && default.policy.allow_plain_updates);
+}
+
+#[test]
+fn a_single_source_needs_no_list() {
+    let config =
+        node("data:\n  kind: csv\n  path: my data/heart.csv\n  label: 13\n  task: regression\n");
+    assert_eq!(
+        config.data,
+        [DataSource {
+            name: "heart".into(),
+            task: DataTask::Regression,
+            classes: None,
+            test_fraction: 0.0,
+            origin: Origin::Csv {
+                path: "my data/heart.csv".into(),
+                label: Some(Column::Index(13)),
+                features: None
+            },
+        }]
+    );
+}
+
+#[test]
+fn paths_are_taken_from_the_folder_of_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.yaml");
+    assert_eq!(load(&path).unwrap(), None);
+    std::fs::write(
+        &path,
+        "data: [{kind: npz, path: a.npz}, {kind: csv, path: /srv/b.csv}]",
+    )
+    .unwrap();
+    let paths: Vec<PathBuf> = load(&path)
+        .unwrap()
+        .unwrap()
+        .data
+        .into_iter()
+        .map(|source| match source.origin {
+            Origin::Npz { path, .. } | Origin::Csv { path, .. } => path,
+            Origin::Shard { .. } => panic!("no shard was declared"),
+        })
+        .collect();
+    assert_eq!(
+        paths,
+        [dir.path().join("a.npz"), PathBuf::from("/srv/b.csv")]
+    );
+}
+
+#[test]
+fn every_fault_of_a_source_is_shown_at_its_place() {
+    refused(
+        "data:\n  - kind: shard\n    dataset: digit\n    index: 6\n    of: 6\n  - kind: csv\n    lable: 3\n  - kind: parquet\n    path: x\n  - path: y\n  - 7\n",
+        expect![[r#"
+            error: `data.dataset` is the text `digit`, but must be one of digits, breast_cancer
+             --> node.yaml:3:14
+              |
+            3 |     dataset: digit
+              |              ^^^^^
+              = did you mean `digits`?
+
+            error: `index` is 6, but of 6 parts the last is 5
+             --> node.yaml:4:12
+              |
+            4 |     index: 6
+              |            ^
+              = parts are counted from 0
+
+            error: this data source lacks `path`
+             --> node.yaml:6:5
+              |
+            6 |   - kind: csv
+              |     ^^^^
+              = give a path
+
+            error: unknown key `data.lable`
+             --> node.yaml:7:5
+              |
+            7 |     lable: 3
+              |     ^^^^^
+              = did you mean `label`?
+
+            error: `data.kind` is the text `parquet`, but must be one of npz, csv, shard
+             --> node.yaml:8:11
+              |
+            8 |   - kind: parquet
+              |           ^^^^^^^
+
+            error: this data source lacks `kind`
+              --> node.yaml:10:5
+               |
+            10 |   - path: y
+               |     ^^^^
+               = say `kind: csv`, `kind: npz` or `kind: shard`
+
+            error: a data source is the number 7, but must be a section of keys
+              --> node.yaml:11:5
+               |
+            11 |   - 7
+               |     ^
+               = begin it with `kind: csv`, `npz` or `shard`
+
+            configuration: 7 faults; nothing was started"#]],
+    );
+    refused(
+        "data: {kind: shard, dataset: digits, index: 6, of: 6}\n",
+        expect![[r#"
+        error: `index` is 6, but of 6 parts the last is 5
+         --> node.yaml:1:45
+          |
+        1 | data: {kind: shard, dataset: digits, index: 6, of: 6}
+          |                                             ^
+          = parts are counted from 0
+
+        configuration: 1 fault; nothing was started"#]],
+    );
+}
+
+#[test]
+fn two_sources_of_one_name_are_refused() {
+    refused(
+        "data:\n  - {kind: csv, path: a/x.csv}\n  - {kind: npz, path: b/x.npz}\n",
+        expect![[r#"
+        error: two data sources are called "x"
+         --> node.yaml:3:5
+          |
+        3 |   - {kind: npz, path: b/x.npz}
+          |     ^
+          = give each its own `name`
+
+        configuration: 1 fault; nothing was started"#]],
+    );
+}
+
+#[test]
+fn a_policy_is_never_guessed() {
+    refused(
+        "policy:\n  allow_plain_update: false\n  allowed_recipes: [mlp, simple_cn]\n  max_rounds: -1\nnode_types: [edge, edge]\nserve: yes\n",
+        expect![[r#"
+            error: unknown key `policy.allow_plain_update`
+             --> node.yaml:2:3
+              |
+            2 |   allow_plain_update: false
+              |   ^^^^^^^^^^^^^^^^^^
+              = did you mean `allow_plain_updates`?
+
+            error: `policy.allowed_recipes` item 2 is the text `simple_cn`, but must be one of logistic_regression, linear_regression, mlp, simple_cnn, residual_cnn, text_classifier, layers
+             --> node.yaml:3:26
+              |
+            3 |   allowed_recipes: [mlp, simple_cn]
+              |                          ^^^^^^^^^
+              = did you mean `simple_cnn`?
+
+            error: `policy.max_rounds` is the number -1, but must be a whole number from 1 to 100000 (rounds)
+             --> node.yaml:4:15
+              |
+            4 |   max_rounds: -1
+              |               ^^
+
+            error: `node_types` names "edge" twice
+             --> node.yaml:5:20
+              |
+            5 | node_types: [edge, edge]
+              |                    ^^^^
+              = leave one of them
+
+            error: `serve` is the text `yes`, but must be `true` or `false`
+             --> node.yaml:6:8
+              |
+            6 | serve: yes
+              |        ^^^
+
+            configuration: 5 faults; nothing was started"#]],
+    );
+}
+
+#[test]
+fn the_recipes_of_a_policy_are_those_of_the_house() {
+    for recipe in aivillage_base::arch::RECIPES
+        .iter()
+        .chain(&aivillage_base::arch::RECIPES_NOT_BUILT)
+    {
+        assert!(RECIPES.contains(recipe), "{recipe}");
+    }
+    let words: Vec<&str> = NodeType::ALL.iter().map(|(word, _)| *word).collect();
+    assert_eq!(
+        node(&format!("node_types: [{}]", words.join(", ")))
+            .node_types
+            .map(|t| t.len()),
+        Some(4)
+    );
+}
