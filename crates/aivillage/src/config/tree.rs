@@ -106,10 +106,7 @@ pub(crate) fn parse(text: &str) -> Result<Node, (At, String)> {
             DefaultMessageFormatter.format_message(error).into_owned()
         };
         let at = error.location().map(At::from).unwrap_or_default();
-        (
-            at,
-            DefaultMessageFormatter.format_message(error).into_owned(),
-        )
+        (at, why)
     })
 }
 
