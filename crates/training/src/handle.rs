@@ -46,6 +46,8 @@ pub trait Catalogue: Send + Sync + std::fmt::Debug {
     async fn find(&self, id: &ModelId) -> Option<CatalogueModel>;
     /// Makes a finished job's model known; returns its catalogue id.
     async fn publish(&self, model: FinishedModel) -> Result<String, String>;
+    /// True if an entry of the catalogue has these bytes: they must stay.
+    async fn uses(&self, digest: &Digest) -> bool;
 }
 
 /// What the coordinator runs on.

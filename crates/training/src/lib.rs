@@ -22,6 +22,7 @@
 //!
 //! Must not know: HTTP, sockets, databases, tensor libraries, inference.
 
+mod actor;
 pub mod aggregate;
 pub mod config;
 pub mod coordinator;
@@ -30,6 +31,8 @@ pub mod handle;
 pub mod job;
 pub mod metrics;
 pub mod participant;
+pub mod record;
+pub mod recruit;
 pub mod round;
 pub mod spec;
 pub mod store;

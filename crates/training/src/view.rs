@@ -213,16 +213,8 @@ pub enum EventKind {
 /// Figures over all jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrainingStats {
-    /// Jobs by status.
-    pub created: u64,
-    /// See `created`.
-    pub running: u64,
-    /// See `created`.
-    pub completed: u64,
-    /// See `created`.
-    pub failed: u64,
-    /// See `created`.
-    pub cancelled: u64,
+    /// Jobs that have not ended.
+    pub unfinished: u64,
     /// Rounds published since start.
     pub rounds_published: u64,
     /// Updates counted since start.

@@ -1,0 +1,329 @@
+//! The task that owns one unfinished job: takes inputs in turn, persists, then acts.
+//!
+//! Whatever is waiting in the queue is stepped together and committed in one transaction, so ten updates that arrive
+//! at once cost one wait for the disk. No reply and no effect leaves before that commit has returned. A commit that fails
+//! for a reason that may pass is tried again; one that is fenced ends the task: another coordinator owns the job.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use aivillage_base::JobId;
+use aivillage_base::bundle;
+use aivillage_base::ports::{Fence, StoreError, put_blob};
+use aivillage_base::wire::{BlobRef, Peer, UpdateHeader, UpdateReply};
+
+use crate::aggregate;
+use crate::coordinator::Shared;
+use crate::handle::Deps;
+use crate::job::{ComputeError, Effect, Input, Job, Step};
+use crate::record::JobRecord;
+use crate::store;
+use crate::view::{EventKind, RoundView};
+
+/// Inputs stepped together at most: bounds the size of one transaction.
+const DRAIN_MAX: usize = 256;
+/// How often time is looked at: the precision of deadlines.
+const TICK: Duration = Duration::from_millis(500);
+/// How long a lease lasts without renewal.
+const LEASE: Duration = Duration::from_secs(30);
+/// Bytes of round models kept a job; at least the two newest stay.
+const MODELS_KEPT_BYTES: u64 = 64 << 20;
+
+/// What is sent to the task.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Something happened.
+    Input(Input),
+    /// An update has arrived; answer when it is durable.
+    Update(Input, oneshot::Sender<UpdateReply>),
+    /// Would this update be taken?
+    Offer(Peer, UpdateHeader, oneshot::Sender<Option<UpdateReply>>),
+    /// Where is it?
+    View(oneshot::Sender<Snapshot>),
+    /// The owner ends it; answered when that is durable.
+    Cancel(oneshot::Sender<()>),
+}
+
+/// What a status needs beside the stored rounds.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) record: JobRecord,
+    pub(crate) current: Option<RoundView>,
+    pub(crate) waiting_for: Option<String>,
+}
+
+enum Pending {
+    Update(oneshot::Sender<UpdateReply>, Option<UpdateReply>),
+    Offer(oneshot::Sender<Option<UpdateReply>>, Option<UpdateReply>),
+    View(oneshot::Sender<Snapshot>),
+    Cancel(oneshot::Sender<()>),
+}
+
+/// The task's state.
+pub(crate) struct Actor {
+    pub(crate) id: JobId,
+    pub(crate) job: Job,
+    pub(crate) deps: Deps,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) inbox: mpsc::Receiver<Message>,
+    /// To itself, for the results of computations.
+    pub(crate) outbox: mpsc::WeakSender<Message>,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) epoch: u64,
+    pub(crate) models: VecDeque<BlobRef>,
+}
+
+impl Actor {
+    /// Runs until the job ends, the coordinator stops, or another coordinator takes the job.
+    pub(crate) async fn run(mut self) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renewed = self.deps.clock.now().monotonic_ms;
+        let now = self.deps.clock.now();
+        let step = self.job.resume(now);
+        if !self.settle(step, Vec::new()).await {
+            return;
+        }
+        loop {
+            let first = tokio::select! {
+                () = self.cancel.cancelled() => return,
+                message = self.inbox.recv() => match message {
+                    Some(message) => message,
+                    None => return,
+                },
+                _ = tick.tick() => Message::Input(Input::Tick),
+            };
+            let now = self.deps.clock.now().monotonic_ms;
+            if now.saturating_sub(renewed) > millis(LEASE) / 3 {
+                renewed = now;
+                if !self.renew().await {
+                    return;
+                }
+            }
+            let (step, pending) = self.take(first);
+            if !self.settle(step, pending).await {
+                return;
+            }
+            if self.job.status().is_terminal() {
+                return;
+            }
+        }
+    }
+
+    async fn renew(&self) -> bool {
+        let config = &self.deps.config;
+        let lease = self.deps.records.acquire(&store::lease(&self.id), &config.coordinator_id, LEASE).await;
+        match lease {
+            Ok(Some(epoch)) => epoch == self.epoch,
+            Ok(None) => {
+                tracing::warn!(job = %self.id, "another coordinator holds the job's lease");
+                false
+            }
+            // The fence in every commit decides; a renewal that could not be made is tried again.
+            Err(_) => true,
+        }
+    }
+
+    /// Steps everything that waits in the queue.
+    fn take(&mut self, first: Message) -> (Step, Vec<Pending>) {
+        let mut all = Step::default();
+        let mut pending = Vec::new();
+        let mut next = Some(first);
+        let mut taken = 0;
+        while let Some(message) = next {
+            let now = self.deps.clock.now();
+            match message {
+                Message::Input(input) => merge(&mut all, self.job.step(now, input)),
+                Message::Update(input, reply) => {
+                    let mut step = self.job.step(now, input);
+                    pending.push(Pending::Update(reply, step.reply.take()));
+                    merge(&mut all, step);
+                }
+                Message::Offer(peer, header, reply) => {
+                    pending.push(Pending::Offer(reply, self.job.offer(&peer, &header)));
+                }
+                Message::View(reply) => pending.push(Pending::View(reply)),
+                Message::Cancel(reply) => {
+                    merge(&mut all, self.job.step(now, Input::Cancel));
+                    pending.push(Pending::Cancel(reply));
+                }
+            }
+            taken += 1;
+            next = if taken < DRAIN_MAX { self.inbox.try_recv().ok() } else { None };
+        }
+        (all, pending)
+    }
+
+    /// Persists, answers, acts. False = stop.
+    async fn settle(&mut self, step: Step, pending: Vec<Pending>) -> bool {
+        if !step.changes.is_empty() && !self.persist(step.changes).await {
+            return false;
+        }
+        for waiting in pending {
+            // A receiver that went away asked for nothing that must be done.
+            match waiting {
+                Pending::Update(reply, said) => {
+                    let _gone = said.map(|said| reply.send(said));
+                }
+                Pending::Offer(reply, said) => drop(reply.send(said)),
+                Pending::View(reply) => drop(reply.send(self.snapshot())),
+                Pending::Cancel(reply) => drop(reply.send(())),
+            }
+        }
+        for effect in step.effects {
+            self.carry_out(effect).await;
+        }
+        true
+    }
+
+    async fn persist(&self, changes: Vec<crate::job::Change>) -> bool {
+        let fence = Fence { lease: store::lease(&self.id), epoch: self.epoch };
+        let batch = store::batch(changes, Some(fence));
+        let mut pause = Duration::from_millis(50);
+        loop {
+            match self.deps.records.commit(batch.clone()).await {
+                Ok(()) => return true,
+                Err(StoreError::Fenced { .. }) => {
+                    tracing::warn!(job = %self.id, "fenced: another coordinator runs this job");
+                    return false;
+                }
+                Err(error) => {
+                    tracing::error!(job = %self.id, step = batch.name, %error, "cannot persist, trying again");
+                }
+            }
+            tokio::select! {
+                () = self.cancel.cancelled() => return false,
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
+            }
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let now = self.deps.clock.now();
+        let current = self.job.round().map(|r| r.record(now).view(&r.members(), r.elapsed(now)));
+        Snapshot {
+            record: self.job.record().clone(),
+            current,
+            waiting_for: self.job.waiting_for().map(str::to_owned),
+        }
+    }
+
+    async fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send(peer, message) => {
+                let sent = self.deps.transport.send(&peer.id, Arc::new(message));
+                tracing::trace!(job = %self.id, node = %peer.name, ?sent, "message handed over");
+            }
+            Effect::Initialise(architecture) => self.spawn(|deps, job| async move {
+                let seed = job.record().spec.seed;
+                let initialiser = deps.initialiser.clone();
+                let shape = architecture.clone();
+                let made = tokio::task::spawn_blocking(move || {
+                    bundle::write(&shape, &initialiser.initial_values(&shape, seed))
+                });
+                let bytes = made.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+                let blob = put_blob(&*deps.blobs, bytes.into()).await.map_err(|e| e.to_string())?;
+                Ok(Input::Initialised(architecture, blob))
+            }),
+            Effect::Compute(plan) => self.spawn(|deps, _| async move {
+                let key = plan.key.clone();
+                let runtime = tokio::runtime::Handle::current();
+                let work = move || runtime.block_on(aggregate::run(&plan, &*deps.records, &*deps.blobs));
+                match tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())? {
+                    Err(ComputeError::Store(e)) => Err(e),
+                    result => Ok(Input::Computed(key, result)),
+                }
+            }),
+            Effect::Publish(model) => self.spawn(|deps, _| async move {
+                Ok(Input::Published(deps.catalogue.publish(*model).await))
+            }),
+            Effect::DeleteBlobs(digests) => {
+                for digest in digests {
+                    self.shared.drop_payload(&*self.deps.blobs, digest).await;
+                }
+            }
+            Effect::Model(blob) => self.model_made(blob).await,
+            Effect::Event(kind) => self.event(kind),
+        }
+    }
+
+    /// Runs a computation beside the task; a failure that may pass is logged and tried again.
+    fn spawn<F, W>(&self, work: F)
+    where
+        F: FnOnce(Deps, Job) -> W,
+        W: Future<Output = Result<Input, String>> + Send + 'static,
+    {
+        let future = work(self.deps.clone(), self.job.clone());
+        let (outbox, id, cancel) = (self.outbox.clone(), self.id.clone(), self.cancel.clone());
+        tokio::spawn(async move {
+            let result = tokio::select! {
+                () = cancel.cancelled() => return,
+                result = future => result,
+            };
+            let Some(outbox) = outbox.upgrade() else { return };
+            let input = match result {
+                Ok(input) => input,
+                Err(error) => {
+                    tracing::error!(job = %id, %error, "a step of the round failed, trying again in a second");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    Input::Retry
+                }
+            };
+            // The task ends only when nobody needs the input any more.
+            let _gone = outbox.send(Message::Input(input)).await;
+        });
+    }
+
+    /// Keeps the newest models of the job and lets the oldest go.
+    async fn model_made(&mut self, blob: BlobRef) {
+        self.models.push_back(blob);
+        let mut total: u64 = self.models.iter().map(|m| m.bytes).sum();
+        while self.models.len() > 2 && total > MODELS_KEPT_BYTES {
+            if let Some(old) = self.models.pop_front() {
+                total -= old.bytes;
+                if !self.models.contains(&old) {
+                    self.shared.drop_model(&self.deps, &self.id, old.digest).await;
+                }
+            }
+        }
+        self.shared.keep_model(&self.id, blob.digest);
+    }
+
+    fn event(&self, kind: EventKind) {
+        let metrics = &self.deps.metrics;
+        match &kind {
+            EventKind::RoundEnded(round) if round.model.is_some() => {
+                metrics.rounds_published.inc();
+                metrics.updates_counted.inc_by(round.members.iter().filter(|m| m.weight.is_some()).count() as u64);
+                metrics.round_seconds.observe(std::time::Duration::from_millis(round.elapsed_ms).as_secs_f64());
+                tracing::info!(job = %self.id, round = round.round, attempt = round.attempt, "round published");
+            }
+            EventKind::RoundEnded(round) => {
+                metrics.rounds_abandoned.inc();
+                let reason = round.reason.as_deref().unwrap_or("");
+                tracing::warn!(job = %self.id, round = round.round, attempt = round.attempt, reason, "round abandoned");
+            }
+            EventKind::Member { member, .. } if member.status == "refused" => {
+                metrics.updates_refused.inc();
+            }
+            EventKind::Status { status, reason } => {
+                tracing::info!(job = %self.id, status = status.as_str(), reason, "job");
+            }
+            EventKind::Member { .. } | EventKind::RoundOpened { .. } | EventKind::Recruiting { .. } => {}
+        }
+        self.shared.publish_event(&self.id, kind, self.job.round());
+    }
+}
+
+fn merge(all: &mut Step, step: Step) {
+    all.changes.extend(step.changes);
+    all.effects.extend(step.effects);
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

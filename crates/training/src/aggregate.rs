@@ -1,0 +1,145 @@
+//! From a closed round to its model: block by block, in the memory of one block.
+//!
+//! Reads the model and every accepted update once, [`BLOCK`] coordinates at a time, sums integers and writes the next
+//! bundle through a hashing blob writer. Nothing here depends on the order of updates, so the same accepted set gives the
+//! same bytes whatever happened before. Memory: one block of the model, one of an update, one of the sum.
+
+use aivillage_base::arch::TensorSpec;
+use aivillage_base::bundle;
+use aivillage_base::fixed::Grid;
+use aivillage_base::partial::Partial;
+use aivillage_base::ports::{Blobs, Records, StoreError};
+use aivillage_base::wire::BlobRef;
+use bytes::Bytes;
+
+use crate::job::{ComputeError, ComputePlan};
+use crate::store;
+use crate::strategy::fedavg;
+
+/// Coordinates a block: 256 KiB of each update, 512 KiB of sums.
+pub const BLOCK: usize = 64 * 1024;
+
+/// A run of coordinates of one tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Segment {
+    start: usize,
+    len: usize,
+    grid: Grid,
+}
+
+/// Makes and stores the round's model.
+///
+/// # Errors
+/// [`ComputeError::BadUpdate`] names a member whose update cannot be used; [`ComputeError::Store`] may pass.
+pub async fn run(plan: &ComputePlan, records: &dyn Records, blobs: &dyn Blobs) -> Result<BlobRef, ComputeError> {
+    let broken = |e: &dyn std::fmt::Display| ComputeError::Store(e.to_string());
+    let layout = plan.architecture.layout().map_err(|e| broken(&e))?;
+    let header = bundle::header_bytes(&plan.architecture).map_err(|e| broken(&e))?;
+    let parameters: usize = layout.iter().map(TensorSpec::len).sum();
+    let data_offset = header.len() as u64;
+    let mut writer = blobs.writer(plan.model_in.bytes).await.map_err(|e| broken(&e))?;
+    writer.write(header.into()).await.map_err(|e| broken(&e))?;
+    for start in (0..parameters).step_by(BLOCK) {
+        let len = BLOCK.min(parameters - start);
+        let offset = data_offset + start as u64 * 4;
+        let block = blobs.read_at(&plan.model_in.digest, offset, len * 4).await.map_err(|e| broken(&e))?;
+        let mut weights: Vec<f32> = block.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        if weights.len() != len {
+            return Err(ComputeError::Store(format!("model {} is cut", plan.model_in.digest)));
+        }
+        let segments = segments(&layout, &plan.grids, start, len);
+        sum_block(plan, records, blobs, start, &segments, &mut weights).await?;
+        let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
+        writer.write(bytes.into()).await.map_err(|e| broken(&e))?;
+    }
+    writer.finish().await.map_err(|e| broken(&e))
+}
+
+async fn sum_block(
+    plan: &ComputePlan,
+    records: &dyn Records,
+    blobs: &dyn Blobs,
+    start: usize,
+    segments: &[Segment],
+    weights: &mut [f32],
+) -> Result<(), ComputeError> {
+    let mut sums: Vec<Partial> = segments.iter().map(|s| Partial::zero(s.len)).collect();
+    for (node, counted) in &plan.accepted {
+        let bad = |reason, detail| ComputeError::BadUpdate { node: node.clone(), reason, detail };
+        let block = read_update(plan, records, blobs, node, counted, start, weights.len())
+            .await
+            .map_err(|e| match e {
+                StoreError::Damaged(what) => bad("damaged", what),
+                StoreError::Conflict { .. }
+                | StoreError::Fenced { .. }
+                | StoreError::Full { .. }
+                | StoreError::Unavailable(_) => ComputeError::Store(e.to_string()),
+            })?;
+        for (segment, sum) in segments.iter().zip(&mut sums) {
+            let from = (segment.start - start) * 4;
+            sum.add(&block[from..from + segment.len * 4], counted.weight, segment.grid.bound, &counted.payload.digest)
+                .map_err(|e| bad("out_of_range", e.to_string()))?;
+        }
+    }
+    for (segment, sum) in segments.iter().zip(&sums) {
+        let from = segment.start - start;
+        fedavg::apply(&mut weights[from..from + segment.len], sum, &sum.sum, segment.grid);
+    }
+    Ok(())
+}
+
+/// One block of one update, exactly as long as asked.
+async fn read_update(
+    plan: &ComputePlan,
+    records: &dyn Records,
+    blobs: &dyn Blobs,
+    node: &aivillage_base::NodeName,
+    counted: &crate::record::Counted,
+    start: usize,
+    len: usize,
+) -> Result<Bytes, StoreError> {
+    let bytes = if counted.inline {
+        let whole = store::payload(records, &plan.key, node).await?;
+        let whole = whole.ok_or_else(|| StoreError::Damaged(format!("the update of {node} is missing")))?;
+        let end = ((start + len) * 4).min(whole.len());
+        whole.slice((start * 4).min(end)..end)
+    } else {
+        blobs.read_at(&counted.payload.digest, start as u64 * 4, len * 4).await?
+    };
+    if bytes.len() == len * 4 {
+        Ok(bytes)
+    } else {
+        Err(StoreError::Damaged(format!("the update of {node} is cut")))
+    }
+}
+
+/// The runs of coordinates `start..start + len`, tensor by tensor.
+fn segments(layout: &[TensorSpec], grids: &[Grid], start: usize, len: usize) -> Vec<Segment> {
+    let end = start + len;
+    let mut out = Vec::new();
+    let mut at = 0;
+    for (tensor, grid) in layout.iter().zip(grids) {
+        let (from, to) = (at.max(start), (at + tensor.len()).min(end));
+        if from < to {
+            out.push(Segment { start: from, len: to - from, grid: *grid });
+        }
+        at += tensor.len();
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_cut_at_tensor_borders() {
+        let tensor = |n: usize| TensorSpec { name: String::new(), shape: vec![n] };
+        let (a, b) = (Grid { exponent: -1, bound: 1 }, Grid { exponent: -2, bound: 1 });
+        let found = segments(&[tensor(10), tensor(20)], &[a, b], 5, 10);
+        assert_eq!(
+            found,
+            [Segment { start: 5, len: 5, grid: a }, Segment { start: 10, len: 5, grid: b }]
+        );
+    }
+}

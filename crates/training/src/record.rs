@@ -1,0 +1,263 @@
+//! What is persisted of jobs, rounds and members: exactly what a restart needs, and what an auditor reads.
+//!
+//! Records are JSON with a `schema` number; a newer number than [`SCHEMA`] is refused at load, never guessed at.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use aivillage_base::wire::{BlobRef, Declined, LocalMetrics, Peer, RoundKey};
+use aivillage_base::{Architecture, NodeName};
+
+use crate::spec::JobSpec;
+use crate::view::{JobStatus, MemberView, Phase, RoundView};
+
+/// Version of the records in this file.
+pub const SCHEMA: u32 = 1;
+
+/// A job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// See [`SCHEMA`].
+    pub schema: u32,
+    /// What was asked, complete.
+    pub spec: JobSpec,
+    /// Its life.
+    pub life: Life,
+    /// The model's shape, once the data of the first cohort fixed it.
+    pub architecture: Option<Architecture>,
+    /// The newest model: the start, then one a published round.
+    pub model: Option<BlobRef>,
+    /// Published rounds; the next round is one more.
+    pub rounds_done: u32,
+    /// Attempts made at the next round.
+    pub attempts: u32,
+    /// Attempts in a row that failed because members failed, not because members were missing.
+    pub failures_in_row: u32,
+    /// Nodes whose own policy refuses this job: not invited again.
+    pub declined: BTreeMap<NodeName, Declined>,
+    /// Wall clock at creation, Unix milliseconds.
+    pub created_ms: u64,
+    /// Wall clock at the end.
+    pub ended_ms: Option<u64>,
+}
+
+/// A job's life, with what belongs to each state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum Life {
+    /// Accepted.
+    Created,
+    /// Rounds under way, or (all rounds done) on its way into the catalogue.
+    Running,
+    /// In the catalogue.
+    Completed {
+        /// Catalogue id.
+        model_id: String,
+    },
+    /// Given up.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+    /// Ended by its owner.
+    Cancelled,
+}
+
+impl Life {
+    /// The status without what belongs to it.
+    #[must_use]
+    pub fn status(&self) -> JobStatus {
+        match self {
+            Self::Created => JobStatus::Created,
+            Self::Running => JobStatus::Running,
+            Self::Completed { .. } => JobStatus::Completed,
+            Self::Failed { .. } => JobStatus::Failed,
+            Self::Cancelled => JobStatus::Cancelled,
+        }
+    }
+}
+
+/// One attempt at a round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoundRecord {
+    /// Which attempt.
+    pub key: RoundKey,
+    /// Where it is.
+    pub stage: Stage,
+    /// The model it starts from.
+    pub model_in: BlobRef,
+    /// Wall clock at opening, Unix milliseconds.
+    pub opened_ms: u64,
+    /// Wall clock at the end.
+    pub closed_ms: Option<u64>,
+    /// Time spent up to the last write of this record, in milliseconds: restarts do not reset a deadline.
+    pub elapsed_ms: u64,
+    /// Members, once the attempt has ended; until then each has a record of its own.
+    pub members: Vec<MemberRecord>,
+}
+
+/// Where an attempt is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "stage", rename_all = "snake_case")]
+pub enum Stage {
+    /// Waiting for updates.
+    Collecting,
+    /// The accepted set is fixed; the model is being made.
+    Publishing,
+    /// Published.
+    Done {
+        /// The model that came out.
+        model_out: BlobRef,
+    },
+    /// Given up.
+    Abandoned {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// One member of an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// Who.
+    pub peer: Peer,
+    /// What became of it.
+    pub state: MemberState,
+}
+
+/// What became of a member.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum MemberState {
+    /// Invited, nothing final yet.
+    Invited,
+    /// Its policy refuses.
+    Declined(Declined),
+    /// It tried and failed.
+    Failed {
+        /// Its reason.
+        reason: String,
+    },
+    /// Its update counts.
+    Counted(Counted),
+    /// Its update was refused.
+    Refused {
+        /// Machine-readable.
+        reason: String,
+        /// A sentence.
+        detail: String,
+    },
+    /// The round closed without it.
+    Silent,
+}
+
+/// An update that counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Counted {
+    /// Number of examples.
+    pub weight: u32,
+    /// Its integers.
+    pub payload: BlobRef,
+    /// True if the integers live in the record store, false if in the blob store.
+    pub inline: bool,
+    /// Values clipped to the grid.
+    pub clipped: u64,
+    /// The node's measurements.
+    pub metrics: LocalMetrics,
+}
+
+impl MemberRecord {
+    /// For people.
+    #[must_use]
+    pub fn view(&self) -> MemberView {
+        let mut view = MemberView {
+            name: self.peer.name.clone(),
+            status: "invited",
+            reason: None,
+            weight: None,
+            bytes: None,
+            clipped: None,
+            metrics: None,
+        };
+        match &self.state {
+            MemberState::Invited => {}
+            MemberState::Declined(d) => {
+                view.status = "declined";
+                view.reason = Some(format!("{}: {}", d.rule, d.reason));
+            }
+            MemberState::Failed { reason } => {
+                view.status = "failed";
+                view.reason = Some(reason.clone());
+            }
+            MemberState::Counted(c) => {
+                view.status = "counted";
+                view.weight = Some(c.weight);
+                view.bytes = Some(c.payload.bytes);
+                view.clipped = Some(c.clipped);
+                view.metrics = Some(c.metrics);
+            }
+            MemberState::Refused { reason, detail } => {
+                view.status = "refused";
+                view.reason = Some(format!("{reason}: {detail}"));
+            }
+            MemberState::Silent => view.status = "silent",
+        }
+        view
+    }
+
+    /// The update, if it counts.
+    #[must_use]
+    pub fn counted(&self) -> Option<&Counted> {
+        match &self.state {
+            MemberState::Counted(c) => Some(c),
+            MemberState::Invited
+            | MemberState::Declined(_)
+            | MemberState::Failed { .. }
+            | MemberState::Refused { .. }
+            | MemberState::Silent => None,
+        }
+    }
+}
+
+impl RoundRecord {
+    /// For people; `members` are the live ones while the attempt is under way.
+    #[must_use]
+    pub fn view(&self, members: &[MemberRecord], elapsed_ms: u64) -> RoundView {
+        let (phase, reason, model) = match &self.stage {
+            Stage::Collecting => (Phase::Collecting, None, None),
+            Stage::Publishing => (Phase::Publishing, None, None),
+            Stage::Done { model_out } => (Phase::Done, None, Some(*model_out)),
+            Stage::Abandoned { reason } => (Phase::Abandoned, Some(reason.clone()), None),
+        };
+        let counted: Vec<&Counted> = members.iter().filter_map(MemberRecord::counted).collect();
+        let uploads: u64 = counted.iter().map(|c| c.payload.bytes).sum();
+        RoundView {
+            round: self.key.round,
+            attempt: self.key.attempt,
+            phase,
+            reason,
+            loss: weighted(&counted, |m| Some(m.loss)),
+            accuracy: weighted(&counted, |m| m.accuracy),
+            bytes: uploads + self.model_in.bytes * members.len() as u64,
+            model,
+            opened_ms: Some(self.opened_ms),
+            closed_ms: self.closed_ms,
+            elapsed_ms,
+            members: members.iter().map(MemberRecord::view).collect(),
+        }
+    }
+}
+
+/// Mean of a self-declared figure over the updates that have it, weighted by examples.
+fn weighted(counted: &[&Counted], figure: impl Fn(&LocalMetrics) -> Option<f64>) -> Option<f64> {
+    let mut sum = 0.0;
+    let mut weight = 0.0;
+    for update in counted {
+        if let Some(value) = figure(&update.metrics).filter(|v| v.is_finite()) {
+            sum += value * f64::from(update.weight);
+            weight += f64::from(update.weight);
+        }
+    }
+    (weight > 0.0).then(|| sum / weight)
+}

@@ -1,0 +1,129 @@
+//! Who can take part in a round, and who is chosen: pure.
+
+use std::collections::BTreeMap;
+
+use aivillage_base::rng::SeededRng;
+use aivillage_base::wire::{DataRequirements, DataSummary, NodeType, Peer};
+use aivillage_base::{Architecture, NodeName, Task};
+
+use crate::config::Selection;
+use crate::record::JobRecord;
+use crate::spec::Start;
+
+/// A connected node, as far as recruiting looks at it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// Who.
+    pub peer: Peer,
+    /// What data it has, by shape.
+    pub data: Vec<DataSummary>,
+    /// What kinds of node it is.
+    pub node_types: Vec<NodeType>,
+    /// Measured speed, 10^9 operations a second.
+    pub compute_gflops: f64,
+}
+
+/// Does this data set meet the job's requirements?
+#[must_use]
+pub fn fits(data: &DataSummary, need: &DataRequirements) -> bool {
+    let classes = match data.task {
+        Task::Classification { classes } => Some(classes),
+        Task::Regression => None,
+    };
+    need.dataset.as_ref().is_none_or(|name| *name == data.name)
+        && need.input.as_ref().is_none_or(|input| *input == data.input)
+        && need.classes.is_none_or(|n| classes == Some(n))
+        && data.rows >= need.min_rows.unwrap_or(1)
+}
+
+/// The architecture and the next cohort, in name order; or what is missing, in words.
+///
+/// # Errors
+/// A sentence for the job's status.
+pub fn cohort(
+    job: &JobRecord,
+    candidates: &BTreeMap<NodeName, Candidate>,
+    selection: Selection,
+) -> Result<(Architecture, Vec<Peer>), String> {
+    let min = job.spec.min_participants as usize;
+    let able: Vec<&Candidate> = candidates
+        .values()
+        .filter(|c| job.spec.mobile_friendly || !c.node_types.contains(&NodeType::Mobile))
+        .filter(|c| !job.declined.contains_key(&c.peer.name))
+        .collect();
+    let architecture = match &job.architecture {
+        Some(architecture) => architecture.clone(),
+        None => first_architecture(job, &able, min)?,
+    };
+    let data_fits = |c: &&Candidate| c.data.iter().any(|d| fits(d, &job.spec.data) && matches(d, &architecture));
+    let mut eligible: Vec<&Candidate> = able.into_iter().filter(data_fits).collect();
+    if eligible.len() < min {
+        return Err(missing(job, candidates.len(), eligible.len()));
+    }
+    let max = job.spec.max_participants as usize;
+    if eligible.len() > max {
+        choose(&mut eligible, job, selection);
+        eligible.truncate(max);
+    }
+    let mut cohort: Vec<Peer> = eligible.into_iter().map(|c| c.peer.clone()).collect();
+    cohort.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok((architecture, cohort))
+}
+
+fn matches(data: &DataSummary, architecture: &Architecture) -> bool {
+    let values = |shape: &[usize]| shape.iter().product::<usize>();
+    data.task == architecture.task && values(&data.input) == values(&architecture.input)
+}
+
+fn missing(job: &JobRecord, connected: usize, eligible: usize) -> String {
+    let min = job.spec.min_participants;
+    let mut text = format!("{min} participants are needed; {eligible} of {connected} connected nodes are eligible");
+    if !job.declined.is_empty() {
+        let names: Vec<String> = job.declined.iter().map(|(n, d)| format!("{n} ({})", d.rule)).collect();
+        text.push_str(&format!("; declined by their own policy: {}", names.join(", ")));
+    }
+    text
+}
+
+/// The shape that most nodes' data has; ties go to the first node by name.
+fn first_architecture(job: &JobRecord, able: &[&Candidate], min: usize) -> Result<Architecture, String> {
+    let recipe = match &job.spec.start {
+        Start::Model(model) => return Ok(model.architecture.clone()),
+        Start::Recipe(recipe) => recipe,
+    };
+    let mut shapes: Vec<(&[usize], Task, usize)> = Vec::new();
+    let mut problem = None;
+    for data in able.iter().flat_map(|c| &c.data).filter(|d| fits(d, &job.spec.data)) {
+        if let Err(e) = recipe.build(&data.input, data.task) {
+            problem.get_or_insert(e.0);
+            continue;
+        }
+        match shapes.iter_mut().find(|(input, task, _)| *input == data.input && *task == data.task) {
+            Some((_, _, count)) => *count += 1,
+            None => shapes.push((&data.input, data.task, 1)),
+        }
+    }
+    let best = shapes.iter().rev().max_by_key(|(_, _, count)| *count);
+    match best {
+        Some((input, task, count)) if *count >= min => recipe.build(input, *task).map_err(|e| e.0),
+        Some((_, _, count)) => Err(missing(job, able.len(), *count)),
+        None => {
+            let why = problem.map_or_else(String::new, |p| format!("; {p}"));
+            Err(format!("{}{why}", missing(job, able.len(), 0)))
+        }
+    }
+}
+
+fn choose(eligible: &mut [&Candidate], job: &JobRecord, selection: Selection) {
+    match selection {
+        Selection::CapabilityAware => {
+            eligible.sort_by(|a, b| {
+                b.compute_gflops.total_cmp(&a.compute_gflops).then_with(|| a.peer.name.cmp(&b.peer.name))
+            });
+        }
+        Selection::Random => {
+            let round = (job.rounds_done + 1).to_le_bytes();
+            SeededRng::new("cohort", job.spec.seed, &[&round]).shuffle(eligible);
+        }
+    }
+}

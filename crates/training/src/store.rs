@@ -1,0 +1,167 @@
+//! Records of jobs, rounds, members and small updates over the one records port.
+//!
+//! Tables and keys: `training_jobs` by job; `training_rounds` by job/round/attempt; `training_members` and
+//! `training_payloads` by job/round/attempt/node. Numbers in keys are zero-padded, so key order is time order.
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use aivillage_base::ports::{Batch, Expect, Fence, Records, Scan, StoreError, Write};
+use aivillage_base::wire::RoundKey;
+use aivillage_base::{JobId, NodeName};
+
+use crate::job::Change;
+use crate::record::{JobRecord, MemberRecord, RoundRecord, SCHEMA, Stage};
+
+const JOBS: &str = "training_jobs";
+const ROUNDS: &str = "training_rounds";
+const MEMBERS: &str = "training_members";
+const PAYLOADS: &str = "training_payloads";
+
+/// Rows read at once.
+const PAGE: usize = 500;
+
+fn round_key(key: &RoundKey) -> String {
+    format!("{}/{:06}/{:04}", key.job, key.round, key.attempt)
+}
+
+fn member_key(key: &RoundKey, node: &NodeName) -> String {
+    format!("{}/{node}", round_key(key))
+}
+
+/// Name of the lease of a job.
+#[must_use]
+pub fn lease(job: &JobId) -> String {
+    format!("training/{job}")
+}
+
+/// One transaction for the changes of one or more steps.
+#[must_use]
+pub fn batch(changes: Vec<Change>, fence: Option<Fence>) -> Batch {
+    let mut batch = Batch::new(name(&changes));
+    batch.fence = fence;
+    for change in changes {
+        match change {
+            Change::Job(record) => batch.put(JOBS, record.spec.job_id.as_str(), &*record),
+            Change::Round(record) => batch.put(ROUNDS, round_key(&record.key), &*record),
+            Change::Member(key, record) => batch.put(MEMBERS, member_key(&key, &record.peer.name), &record),
+            Change::Payload(key, node, bytes) => batch.writes.push(Write {
+                table: PAYLOADS,
+                key: member_key(&key, &node),
+                expect: Expect::Any,
+                value: Some(bytes.to_vec()),
+            }),
+            Change::Forget(key, nodes) => {
+                for node in nodes {
+                    batch.delete(MEMBERS, member_key(&key, &node));
+                    batch.delete(PAYLOADS, member_key(&key, &node));
+                }
+            }
+        }
+    }
+    batch
+}
+
+/// What a step is called: by the most far-reaching of its changes.
+fn name(changes: &[Change]) -> &'static str {
+    let rank = |change: &Change| match change {
+        Change::Job(record) if record.life.status().is_terminal() => (5, "job_ended"),
+        Change::Round(record) => match record.stage {
+            Stage::Done { .. } => (4, "round_published"),
+            Stage::Abandoned { .. } => (4, "round_abandoned"),
+            Stage::Publishing => (3, "round_closed"),
+            Stage::Collecting => (2, "round_opened"),
+        },
+        Change::Member(..) | Change::Payload(..) => (1, "update_stored"),
+        Change::Job(_) | Change::Forget(..) => (0, "job_changed"),
+    };
+    changes.iter().map(rank).max().map_or("nothing", |(_, name)| name)
+}
+
+/// The batch that accepts a new job; conflicts if its id is taken.
+#[must_use]
+pub fn creation(record: &JobRecord) -> Batch {
+    let mut batch = Batch::new("job_created");
+    batch.put(JOBS, record.spec.job_id.as_str(), record);
+    batch.expect(Expect::Absent);
+    batch
+}
+
+fn decode<T: DeserializeOwned>(table: &str, key: &str, bytes: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(bytes).map_err(|e| StoreError::Damaged(format!("{table}/{key}: {e}")))
+}
+
+async fn scan<T: DeserializeOwned>(
+    records: &dyn Records,
+    table: &'static str,
+    prefix: &str,
+) -> Result<Vec<T>, StoreError> {
+    let mut out = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let rows = records.scan(table, Scan { prefix, after: after.as_deref(), limit: PAGE }).await?;
+        let full = rows.len() == PAGE;
+        for row in &rows {
+            out.push(decode(table, &row.key, &row.value)?);
+        }
+        match rows.into_iter().next_back() {
+            Some(last) if full => after = Some(last.key),
+            Some(_) | None => return Ok(out),
+        }
+    }
+}
+
+/// One job.
+///
+/// # Errors
+/// Store; a record written by a newer version.
+pub async fn job(records: &dyn Records, id: &JobId) -> Result<Option<JobRecord>, StoreError> {
+    let Some(row) = records.get(JOBS, id.as_str()).await? else { return Ok(None) };
+    let record: JobRecord = decode(JOBS, &row.key, &row.value)?;
+    checked(record).map(Some)
+}
+
+/// All jobs, oldest first.
+///
+/// # Errors
+/// As [`job`].
+pub async fn jobs(records: &dyn Records) -> Result<Vec<JobRecord>, StoreError> {
+    let all: Vec<JobRecord> = scan(records, JOBS, "").await?;
+    let mut all = all.into_iter().map(checked).collect::<Result<Vec<_>, _>>()?;
+    all.sort_by(|a, b| (a.created_ms, &a.spec.job_id).cmp(&(b.created_ms, &b.spec.job_id)));
+    Ok(all)
+}
+
+fn checked(record: JobRecord) -> Result<JobRecord, StoreError> {
+    if record.schema > SCHEMA {
+        return Err(StoreError::Damaged(format!(
+            "job {} was written by a newer version (schema {}, this one reads up to {SCHEMA})",
+            record.spec.job_id, record.schema
+        )));
+    }
+    Ok(record)
+}
+
+/// All attempts of a job, oldest first.
+///
+/// # Errors
+/// Store.
+pub async fn rounds(records: &dyn Records, id: &JobId) -> Result<Vec<RoundRecord>, StoreError> {
+    scan(records, ROUNDS, &format!("{id}/")).await
+}
+
+/// Members of an attempt under way.
+///
+/// # Errors
+/// Store.
+pub async fn members(records: &dyn Records, key: &RoundKey) -> Result<Vec<MemberRecord>, StoreError> {
+    scan(records, MEMBERS, &format!("{}/", round_key(key))).await
+}
+
+/// A small update.
+///
+/// # Errors
+/// Store.
+pub async fn payload(records: &dyn Records, key: &RoundKey, node: &NodeName) -> Result<Option<Bytes>, StoreError> {
+    Ok(records.get(PAYLOADS, &member_key(key, node)).await?.map(|row| row.value))
+}
