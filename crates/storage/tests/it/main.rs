@@ -1,0 +1,7 @@
+//! The stores through their public doors: the contract suites on every implementation, what only files can do wrong,
+//! the twins side by side, and kill -9.
+
+mod contracts;
+mod files;
+mod kill;
+mod twins;
