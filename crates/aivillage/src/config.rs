@@ -51,11 +51,7 @@ use check::Checked;
 pub const SHIPPED: &str = include_str!("../../../config/federated.yaml");
 
 /// Where a file is looked for when the command line names none, as in the guide.
-pub const SEARCH: [&str; 3] = [
-    "config/federated.yaml",
-    "../config/federated.yaml",
-    "/etc/aivillage/federated.yaml",
-];
+pub const SEARCH: [&str; 3] = ["config/federated.yaml", "../config/federated.yaml", "/etc/aivillage/federated.yaml"];
 
 const ROOT: &str = "federated_systems";
 
@@ -96,11 +92,7 @@ impl Loaded {
             return self.source.to_string();
         }
         let names: Vec<&str> = self.overrides.iter().map(|o| o.variable.as_str()).collect();
-        format!(
-            "{}, with {} from the environment",
-            self.source,
-            names.join(", ")
-        )
+        format!("{}, with {} from the environment", self.source, names.join(", "))
     }
 }
 
@@ -116,19 +108,13 @@ pub fn load(flag: Option<&Path>, environment: &Environment) -> Result<Loaded, Co
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_from(
-    flag: Option<&Path>,
-    search: &[&Path],
-    environment: &Environment,
-) -> Result<Loaded, ConfigError> {
+pub fn load_from(flag: Option<&Path>, search: &[&Path], environment: &Environment) -> Result<Loaded, ConfigError> {
     let candidates = flag.as_ref().map_or(search, std::slice::from_ref);
     for path in candidates {
         match read_text(path)? {
             Some(text) => return resolve(Some((path, &text)), &environment.overrides),
             None if flag.is_some() => {
-                return Err(ConfigError::NotFound {
-                    path: path.to_path_buf(),
-                });
+                return Err(ConfigError::NotFound { path: path.to_path_buf() });
             }
             None => {}
         }
@@ -138,21 +124,13 @@ pub fn load_from(
 
 /// The text of a file; `None` if there is no such file.
 pub(crate) fn read_text(path: &Path) -> Result<Option<String>, ConfigError> {
-    let unreadable = |why: String| ConfigError::Unreadable {
-        path: path.to_path_buf(),
-        why,
-    };
+    let unreadable = |why: String| ConfigError::Unreadable { path: path.to_path_buf(), why };
     match std::fs::read(path) {
         Ok(bytes) => match String::from_utf8(bytes) {
             Ok(text) => Ok(Some(text)),
-            Err(error) => Err(unreadable(format!(
-                "byte {} is not UTF-8 text",
-                error.utf8_error().valid_up_to()
-            ))),
+            Err(error) => Err(unreadable(format!("byte {} is not UTF-8 text", error.utf8_error().valid_up_to()))),
         },
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(unreadable(error.to_string())),
     }
 }
@@ -163,9 +141,7 @@ pub(crate) fn read_text(path: &Path) -> Result<Option<String>, ConfigError> {
 /// Every fault of the text, with its place.
 pub fn resolve(file: Option<(&Path, &str)>, overrides: &[Override]) -> Result<Loaded, ConfigError> {
     let mut values = DEFAULTS.clone();
-    let (name, text) = file.map_or_else(Default::default, |(path, text)| {
-        (path.display().to_string(), text)
-    });
+    let (name, text) = file.map_or_else(Default::default, |(path, text)| (path.display().to_string(), text));
     let mut checked = Checked::new(&name, text);
     if file.is_some() {
         overlay(&mut values, check_text(text, &mut checked));
@@ -177,20 +153,13 @@ pub fn resolve(file: Option<(&Path, &str)>, overrides: &[Override]) -> Result<Lo
         set_at(&mut values, set.path, set.value.clone());
     }
     // The table's check and the structs agree (a test compares them), so this cannot fail on user input.
-    let config: Config = serde_json::from_value(values)
-        .expect("invariant: what the table lets pass fits the structs");
+    let config: Config = serde_json::from_value(values).expect("invariant: what the table lets pass fits the structs");
     let faults = contradictions(&config, &checked, overrides, (&name, text));
     if !faults.is_empty() {
         return Err(ConfigError::Invalid(faults));
     }
-    let source = file.map_or(Source::Defaults, |(path, _)| {
-        Source::File(path.to_path_buf())
-    });
-    Ok(Loaded {
-        config,
-        source,
-        overrides: overrides.to_vec(),
-    })
+    let source = file.map_or(Source::Defaults, |(path, _)| Source::File(path.to_path_buf()));
+    Ok(Loaded { config, source, overrides: overrides.to_vec() })
 }
 
 /// The known, valid values of `text`; faults go to `checked`.
@@ -210,10 +179,7 @@ fn check_text(text: &str, checked: &mut Checked<'_>) -> Json {
         | tree::Value::Real(_)
         | tree::Value::Text(_)
         | tree::Value::List(_) => {
-            let what = format!(
-                "the file is {}, but must begin with `{ROOT}:`",
-                tree.value.describe()
-            );
+            let what = format!("the file is {}, but must begin with `{ROOT}:`", tree.value.describe());
             checked.fault(tree.at, what, None);
             return Json::Null;
         }
@@ -243,17 +209,11 @@ fn contradictions(
 ) -> Vec<Fault> {
     // The fault is shown at the key that somebody wrote, the environment before the file.
     let place = |paths: [&str; 2]| {
-        let variable = paths
-            .iter()
-            .find_map(|path| overrides.iter().find(|o| o.path == *path));
+        let variable = paths.iter().find_map(|path| overrides.iter().find(|o| o.path == *path));
         match variable {
             Some(set) => Place::Variable(set.variable.clone()),
             None => {
-                let at = paths
-                    .iter()
-                    .find_map(|path| checked.places.get(*path))
-                    .copied()
-                    .unwrap_or_default();
+                let at = paths.iter().find_map(|path| checked.places.get(*path)).copied().unwrap_or_default();
                 Place::in_text(name, text, at)
             }
         }
@@ -263,33 +223,27 @@ fn contradictions(
     if selection.min_participants > selection.max_participants {
         let (min, max) = (selection.min_participants, selection.max_participants);
         faults.push(Fault {
-            place: place(["training.participant_selection.min_participants", "training.participant_selection.max_participants"]),
+            place: place([
+                "training.participant_selection.min_participants",
+                "training.participant_selection.max_participants",
+            ]),
             what: format!("`min_participants` ({min}) is above `max_participants` ({max}): no round could ever count"),
             help: Some("raise the one or lower the other".into()),
         });
     }
     let gateway = &config.gateway;
     if gateway.tls.cert.is_some() != gateway.tls.key.is_some() {
-        let (given, missing) = if gateway.tls.cert.is_some() {
-            ("cert", "key")
-        } else {
-            ("key", "cert")
-        };
+        let (given, missing) = if gateway.tls.cert.is_some() { ("cert", "key") } else { ("key", "cert") };
         faults.push(Fault {
             place: place(["gateway.tls.cert", "gateway.tls.key"]),
             what: format!("`gateway.tls.{given}` is given without `gateway.tls.{missing}`"),
-            help: Some(format!(
-                "give both, or leave `{given}` empty for plain HTTP"
-            )),
+            help: Some(format!("give both, or leave `{given}` empty for plain HTTP")),
         });
     }
     if gateway.http_listen == gateway.link_listen && gateway.http_listen.port() != 0 {
         faults.push(Fault {
             place: place(["gateway.http_listen", "gateway.link_listen"]),
-            what: format!(
-                "`http_listen` and `link_listen` are both {}",
-                gateway.http_listen
-            ),
+            what: format!("`http_listen` and `link_listen` are both {}", gateway.http_listen),
             help: Some("give each its own port".into()),
         });
     }
@@ -340,19 +294,14 @@ pub(crate) fn to_json(config: &Config) -> Json {
 static DEFAULTS: LazyLock<Json> = LazyLock::new(|| {
     let mut checked = Checked::new("built-in federated.yaml", SHIPPED);
     let values = check_text(SHIPPED, &mut checked);
-    assert!(
-        checked.faults.is_empty(),
-        "the shipped file is valid: {}",
-        ConfigError::Invalid(checked.into_faults())
-    );
+    assert!(checked.faults.is_empty(), "the shipped file is valid: {}", ConfigError::Invalid(checked.into_faults()));
     values
 });
 
 impl Default for Config {
     /// The shipped `config/federated.yaml`.
     fn default() -> Self {
-        serde_json::from_value(DEFAULTS.clone())
-            .expect("invariant: the shipped file holds every key")
+        serde_json::from_value(DEFAULTS.clone()).expect("invariant: the shipped file holds every key")
     }
 }
 
@@ -370,8 +319,6 @@ fn overlay(below: &mut Json, above: Json) {
 }
 
 fn set_at(values: &mut Json, path: &str, value: Json) {
-    let place = path
-        .split('.')
-        .fold(values, |section, name| &mut section[name]);
+    let place = path.split('.').fold(values, |section, name| &mut section[name]);
     *place = value;
 }

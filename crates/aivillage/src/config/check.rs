@@ -36,21 +36,12 @@ pub(crate) struct Checked<'t> {
 
 impl<'t> Checked<'t> {
     pub(crate) fn new(file: &'t str, text: &'t str) -> Self {
-        Self {
-            file,
-            text,
-            faults: Vec::new(),
-            places: BTreeMap::new(),
-        }
+        Self { file, text, faults: Vec::new(), places: BTreeMap::new() }
     }
 
     /// Notes a fault.
     pub(crate) fn fault(&mut self, at: At, what: impl Into<String>, help: Option<String>) {
-        let fault = Fault {
-            place: Place::in_text(self.file, self.text, at),
-            what: what.into(),
-            help,
-        };
+        let fault = Fault { place: Place::in_text(self.file, self.text, at), what: what.into(), help };
         self.faults.push((at, fault));
     }
 
@@ -75,39 +66,23 @@ impl<'t> Checked<'t> {
             // `training:` with nothing under it: every key keeps its default.
             Value::Null => return (out, own),
             Value::Bool(_) | Value::Whole(_) | Value::Real(_) | Value::Text(_) | Value::List(_) => {
-                let what = if prefix.is_empty() {
-                    "the file"
-                } else {
-                    prefix
-                };
-                let help = format!(
-                    "write keys below it: {}",
-                    children(rules, prefix).join(", ")
-                );
+                let what = if prefix.is_empty() { "the file" } else { prefix };
+                let help = format!("write keys below it: {}", children(rules, prefix).join(", "));
                 self.fault(
                     node.at,
-                    format!(
-                        "`{what}` is {}, but must be a section of keys",
-                        node.value.describe()
-                    ),
+                    format!("`{what}` is {}, but must be a section of keys", node.value.describe()),
                     Some(help),
                 );
                 return (out, own);
             }
         };
         for (index, (name, value)) in entries.iter().enumerate() {
-            if let Some((first, _)) = entries[..index]
-                .iter()
-                .find(|(other, _)| other.text == name.text)
-            {
+            if let Some((first, _)) = entries[..index].iter().find(|(other, _)| other.text == name.text) {
                 let what = format!("key `{}` is given twice", join(prefix, &name.text));
                 self.fault(
                     name.at,
                     what,
-                    Some(format!(
-                        "it is already given on line {}: leave one of them",
-                        first.at.line
-                    )),
+                    Some(format!("it is already given on line {}: leave one of them", first.at.line)),
                 );
                 continue;
             }
@@ -128,23 +103,13 @@ impl<'t> Checked<'t> {
         (out, own)
     }
 
-    fn leaf<R: Rule>(
-        &mut self,
-        name: &Name,
-        node: &Node,
-        rule: &R,
-        kind: Kind,
-        out: &mut Map<String, Json>,
-    ) {
+    fn leaf<R: Rule>(&mut self, name: &Name, node: &Node, rule: &R, kind: Kind, out: &mut Map<String, Json>) {
         let path = rule.path();
         if node.value == Value::Null {
             if rule.optional() {
                 out.insert(name.text.clone(), Json::Null);
             } else {
-                let help = format!(
-                    "give {}, or delete the line to keep the default",
-                    kind.expects()
-                );
+                let help = format!("give {}, or delete the line to keep the default", kind.expects());
                 self.fault(name.at, format!("`{path}` has no value"), Some(help));
             }
             return;
@@ -154,11 +119,7 @@ impl<'t> Checked<'t> {
                 out.insert(name.text.clone(), value);
             }
             Err(wrong) => {
-                let whole = if matches!(node.value, Value::List(_) | Value::Map(_)) {
-                    name.at
-                } else {
-                    node.at
-                };
+                let whole = if matches!(node.value, Value::List(_) | Value::Map(_)) { name.at } else { node.at };
                 let at = wrong.at.unwrap_or(whole);
                 let (what, help) = sentence(path, rule.unit(), wrong);
                 self.fault(at, what, help);
@@ -169,47 +130,31 @@ impl<'t> Checked<'t> {
     fn unknown<R: Rule>(&mut self, name: &Name, prefix: &str, rules: &[R]) {
         let valid = children(rules, prefix);
         let near = suggest::nearest(&name.text, valid.iter().copied());
-        let elsewhere: Vec<_> = rules
-            .iter()
-            .map(Rule::path)
-            .filter(|path| path.rsplit('.').next() == Some(&name.text))
-            .collect();
+        let elsewhere: Vec<_> =
+            rules.iter().map(Rule::path).filter(|path| path.rsplit('.').next() == Some(&name.text)).collect();
         let help = match (near, elsewhere.as_slice()) {
             (Some(near), _) => format!("did you mean `{near}`?"),
             (None, []) => format!("valid here: {}", valid.join(", ")),
             (None, [one]) => format!("`{}` belongs at `{one}`", name.text),
             (None, many) => format!("`{}` belongs at one of: {}", name.text, many.join(", ")),
         };
-        self.fault(
-            name.at,
-            format!("unknown key `{}`", join(prefix, &name.text)),
-            Some(help),
-        );
+        self.fault(name.at, format!("unknown key `{}`", join(prefix, &name.text)), Some(help));
     }
 }
 
 /// "`path` is …, but must be … (unit)".
 pub(crate) fn sentence(path: &str, unit: &str, wrong: Wrong) -> (String, Option<String>) {
-    let unit = if unit.is_empty() {
-        String::new()
-    } else {
-        format!(" ({unit})")
-    };
+    let unit = if unit.is_empty() { String::new() } else { format!(" ({unit})") };
     (format!("`{path}` {}{unit}", wrong.what), wrong.help)
 }
 
 /// The path `name` below `prefix`.
 pub(crate) fn join(prefix: &str, name: &str) -> String {
-    if prefix.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{prefix}.{name}")
-    }
+    if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
 }
 
 fn is_below(path: &str, section: &str) -> bool {
-    path.strip_prefix(section)
-        .is_some_and(|rest| rest.starts_with('.'))
+    path.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'))
 }
 
 /// Names of keys and sections directly below `prefix`, in table order.
@@ -219,11 +164,7 @@ fn children<R: Rule>(rules: &[R], prefix: &str) -> Vec<&'static str> {
         let rest = if prefix.is_empty() {
             rule.path()
         } else {
-            match rule
-                .path()
-                .strip_prefix(prefix)
-                .and_then(|rest| rest.strip_prefix('.'))
-            {
+            match rule.path().strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.')) {
                 Some(rest) => rest,
                 None => continue,
             }

@@ -26,11 +26,7 @@ pub struct NotInEffect {
 
 impl fmt::Display for NotInEffect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} = {}: {} ({})",
-            self.key, self.value, self.why, self.way_out
-        )
+        write!(f, "{} = {}: {} ({})", self.key, self.value, self.why, self.way_out)
     }
 }
 
@@ -38,10 +34,7 @@ impl fmt::Display for NotInEffect {
 #[must_use]
 pub fn not_in_effect(config: &Config) -> Vec<NotInEffect> {
     let values = super::to_json(config);
-    table::KEYS
-        .iter()
-        .filter_map(|key| judge(key, &values))
-        .collect()
+    table::KEYS.iter().filter_map(|key| judge(key, &values)).collect()
 }
 
 /// The keys of `named` gathered by section, for a start line that fits on a screen: `("network.p2p", ["enabled", ..])`.
@@ -72,16 +65,9 @@ fn judge(key: &Key, values: &Json) -> Option<NotInEffect> {
             if built.contains(&word) {
                 return None;
             }
-            (
-                format!("`{word}` is known, but not built yet"),
-                format!("use {}", built.join(" or ")),
-            )
+            (format!("`{word}` is known, but not built yet"), format!("use {}", built.join(" or ")))
         }
-        Status::NotYet {
-            missing,
-            switch,
-            instead,
-        } => {
+        Status::NotYet { missing, switch, instead } => {
             let off = !switch.is_empty() && at(values, switch) == &Json::Bool(false);
             if off || asks_nothing(value) {
                 return None;
@@ -89,12 +75,7 @@ fn judge(key: &Key, values: &Json) -> Option<NotInEffect> {
             (missing.to_owned(), way_out(key, value, switch, instead))
         }
     };
-    Some(NotInEffect {
-        key: key.path,
-        value: value.clone(),
-        why,
-        way_out,
-    })
+    Some(NotInEffect { key: key.path, value: value.clone(), why, way_out })
 }
 
 fn asks_nothing(value: &Json) -> bool {

@@ -83,10 +83,7 @@ impl Environment {
     ///
     /// # Errors
     /// As [`Environment::from_pairs`].
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that reads the environment"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn read() -> Result<Self, ConfigError> {
         Self::from_pairs(std::env::vars_os())
     }
@@ -114,18 +111,10 @@ impl Environment {
                 Err(_) => Err(("the value is not UTF-8 text".into(), None)),
             };
             if let Err((what, help)) = taken {
-                faults.push(Fault {
-                    place: Place::Variable(name),
-                    what,
-                    help,
-                });
+                faults.push(Fault { place: Place::Variable(name), what, help });
             }
         }
-        if faults.is_empty() {
-            Ok(environment)
-        } else {
-            Err(ConfigError::Invalid(faults))
-        }
+        if faults.is_empty() { Ok(environment) } else { Err(ConfigError::Invalid(faults)) }
     }
 
     fn take(&mut self, name: &str, text: String) -> Result<(), (String, Option<String>)> {
@@ -139,10 +128,7 @@ impl Environment {
             "ENVIRONMENT" => self.production = is_production(&text)?,
             "ENABLE_FEDERATED" => {
                 self.enable_federated = boolean(&text).ok_or_else(|| {
-                    (
-                        format!("`{text}` is neither true nor false"),
-                        Some("write true or false".into()),
-                    )
+                    (format!("`{text}` is neither true nor false"), Some("write true or false".into()))
                 })?;
             }
             URL => self.url = url(text)?,
@@ -153,17 +139,11 @@ impl Environment {
 }
 
 fn is_ours(name: &str) -> bool {
-    name.starts_with(PREFIX)
-        || matches!(
-            name,
-            "API_KEY" | "SECRET_KEY" | "ENVIRONMENT" | "ENABLE_FEDERATED"
-        )
+    name.starts_with(PREFIX) || matches!(name, "API_KEY" | "SECRET_KEY" | "ENVIRONMENT" | "ENABLE_FEDERATED")
 }
 
 fn secret(name: &str, text: String) -> Result<Secret, (String, Option<String>)> {
-    if text.chars().count() < KEY_CHARS_MIN
-        || text.chars().any(|c| c.is_whitespace() || c.is_control())
-    {
+    if text.chars().count() < KEY_CHARS_MIN || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         let what = format!("{name} must be at least {KEY_CHARS_MIN} characters without blanks");
         return Err((what, Some("make one with: openssl rand -hex 32".into())));
     }
@@ -184,15 +164,12 @@ fn url(text: String) -> Result<Option<String>, (String, Option<String>)> {
     if text.is_empty() {
         return Ok(None);
     }
-    let host = text
-        .strip_prefix("http://")
-        .or_else(|| text.strip_prefix("https://"));
+    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
     match host {
         Some(host) if !host.is_empty() && !host.contains(char::is_whitespace) => Ok(Some(text)),
-        Some(_) | None => Err((
-            format!("`{text}` is no address of a gateway"),
-            Some("write it like http://127.0.0.1:8000".into()),
-        )),
+        Some(_) | None => {
+            Err((format!("`{text}` is no address of a gateway"), Some("write it like http://127.0.0.1:8000".into())))
+        }
     }
 }
 
@@ -208,46 +185,24 @@ fn overridden(name: &str, text: &str) -> Result<Override, (String, Option<String
     };
     if text.trim().is_empty() {
         if key.kind == super::kind::Kind::Path {
-            return Ok(Override {
-                variable: name.to_owned(),
-                path: key.path,
-                value: Json::Null,
-            });
+            return Ok(Override { variable: name.to_owned(), path: key.path, value: Json::Null });
         }
         let help = format!("give {}, or unset the variable", key.kind.expects());
         return Err((format!("`{}` has no value", key.path), Some(help)));
     }
-    let value = key
-        .kind
-        .check_text(text)
-        .map_err(|wrong| sentence(key.path, key.unit, wrong))?;
-    Ok(Override {
-        variable: name.to_owned(),
-        path: key.path,
-        value,
-    })
+    let value = key.kind.check_text(text).map_err(|wrong| sentence(key.path, key.unit, wrong))?;
+    Ok(Override { variable: name.to_owned(), path: key.path, value })
 }
 
 fn advice(name: &str) -> String {
     if let Some(rest) = name.strip_prefix("AIVILLAGE_FEDERATED_SYSTEMS__") {
         return format!("the section `federated_systems` is implied: write {PREFIX}{rest}");
     }
-    let valid: Vec<String> = KEYS
-        .iter()
-        .map(|key| variable(key.path))
-        .chain([URL.to_owned()])
-        .collect();
+    let valid: Vec<String> = KEYS.iter().map(|key| variable(key.path)).chain([URL.to_owned()]).collect();
     // A right key whose section is wrong or forgotten.
     let bare = name.strip_prefix(PREFIX).unwrap_or(name);
-    let key = bare
-        .rsplit("__")
-        .next()
-        .unwrap_or(bare)
-        .to_ascii_lowercase();
-    let same_key = KEYS
-        .iter()
-        .map(|k| k.path)
-        .find(|path| path.rsplit('.').next() == Some(key.as_str()));
+    let key = bare.rsplit("__").next().unwrap_or(bare).to_ascii_lowercase();
+    let same_key = KEYS.iter().map(|k| k.path).find(|path| path.rsplit('.').next() == Some(key.as_str()));
     let near = suggest_variable(name, &valid);
     match (near, same_key) {
         (Some(near), _) => format!("did you mean {near}?"),
@@ -264,12 +219,7 @@ fn suggest_variable(name: &str, valid: &[String]) -> Option<String> {
     let given = bare(name);
     valid
         .iter()
-        .map(|candidate| {
-            (
-                strsim::damerau_levenshtein(&given, &bare(candidate)),
-                candidate,
-            )
-        })
+        .map(|candidate| (strsim::damerau_levenshtein(&given, &bare(candidate)), candidate))
         .min()
         .filter(|(distance, _)| *distance <= 3.max(given.len() / 5))
         .map(|(_, candidate)| candidate.clone())

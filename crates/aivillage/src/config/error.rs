@@ -67,22 +67,10 @@ pub enum Place {
 impl Place {
     /// The place `at` in `text`, with the line it stands on.
     pub(crate) fn in_text(file: &str, text: &str, at: At) -> Self {
-        let line = at
-            .line
-            .checked_sub(1)
-            .and_then(|index| text.lines().nth(index))
-            .unwrap_or_default();
+        let line = at.line.checked_sub(1).and_then(|index| text.lines().nth(index)).unwrap_or_default();
         // One tab counts as one column for the parser: shown as one blank, so that the caret stays under it.
-        let excerpt: String = line
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(200)
-            .collect();
-        let left = excerpt
-            .trim_end()
-            .chars()
-            .count()
-            .saturating_sub(at.column.saturating_sub(1));
+        let excerpt: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
+        let left = excerpt.trim_end().chars().count().saturating_sub(at.column.saturating_sub(1));
         Self::Text {
             file: file.to_owned(),
             line: at.line,
@@ -101,25 +89,12 @@ impl fmt::Display for Fault {
                 writeln!(f, " --> {file}")?;
                 1
             }
-            Place::Text {
-                file,
-                line,
-                column,
-                width,
-                excerpt,
-            } => {
+            Place::Text { file, line, column, width, excerpt } => {
                 let margin = line.to_string().len();
                 writeln!(f, "{:margin$}--> {file}:{line}:{column}", "")?;
                 writeln!(f, "{:margin$} |", "")?;
                 writeln!(f, "{line} | {excerpt}")?;
-                writeln!(
-                    f,
-                    "{:margin$} | {:skip$}{}",
-                    "",
-                    "",
-                    "^".repeat(*width),
-                    skip = column - 1
-                )?;
+                writeln!(f, "{:margin$} | {:skip$}{}", "", "", "^".repeat(*width), skip = column - 1)?;
                 margin
             }
             Place::Variable(name) => {
@@ -138,8 +113,6 @@ fn render(faults: &[Fault]) -> String {
     let mut text: Vec<String> = faults.iter().map(Fault::to_string).collect();
     let count = faults.len();
     let noun = if count == 1 { "fault" } else { "faults" };
-    text.push(format!(
-        "configuration: {count} {noun}; nothing was started"
-    ));
+    text.push(format!("configuration: {count} {noun}; nothing was started"));
     text.join("\n")
 }

@@ -32,8 +32,6 @@ macro_rules! words {
     };
 }
 
-pub(crate) use words;
-
 macro_rules! section {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* }) => {
         $(#[$doc])*
@@ -131,6 +129,7 @@ section! {
         rate_limit_per_second: u32,
         result_retention_minutes: u64,
         idempotency_retention_hours: u64,
+        allowed_hosts: Vec<String>,
         cors_origins: Vec<String>,
     }
 }

@@ -52,6 +52,8 @@ pub enum Kind {
     Column,
     /// A list of columns.
     Columns,
+    /// A list of host names.
+    Hosts,
     /// A list of web origins, `scheme://host[:port]`.
     Origins,
 }
@@ -77,18 +79,13 @@ impl Kind {
             Self::Chance => "a number above 0 and below 1".into(),
             Self::Word(words) => format!("one of {}", words.join(", ")),
             Self::Words(words) => format!("a list of {}", words.join(", ")),
-            Self::Id => {
-                "a name of 1 to 64 characters a-z A-Z 0-9 . _ -, the first a letter or digit".into()
-            }
-            Self::Address => {
-                "an IP address and port such as 127.0.0.1:8000 (port 0 = any free)".into()
-            }
+            Self::Id => "a name of 1 to 64 characters a-z A-Z 0-9 . _ -, the first a letter or digit".into(),
+            Self::Address => "an IP address and port such as 127.0.0.1:8000 (port 0 = any free)".into(),
             Self::Path => "a path".into(),
             Self::Column => "a column: its name, or its index from 0".into(),
             Self::Columns => "a list of columns (names, or indices from 0)".into(),
-            Self::Origins => {
-                "a list of web origins such as https://example.org or http://localhost:5173".into()
-            }
+            Self::Hosts => "a list of host names such as village.example.org".into(),
+            Self::Origins => "a list of web origins such as https://example.org or http://localhost:5173".into(),
         }
     }
 
@@ -104,53 +101,46 @@ impl Kind {
                 Ok(_) | Err(_) => Err(self.wrong(&node.value, None)),
             },
             (Self::Real { .. } | Self::Above { .. } | Self::Chance, Value::Whole(n)) => {
-                #[expect(
-                    clippy::cast_precision_loss,
-                    reason = "every allowed range lies far below 2^53"
-                )]
+                #[expect(clippy::cast_precision_loss, reason = "every allowed range lies far below 2^53")]
                 let x = *n as f64;
                 self.real(x, node)
             }
-            (Self::Real { .. } | Self::Above { .. } | Self::Chance, Value::Real(x)) => {
-                self.real(*x, node)
-            }
+            (Self::Real { .. } | Self::Above { .. } | Self::Chance, Value::Real(x)) => self.real(*x, node),
             (Self::Word(words), Value::Text(t)) => word(words, t),
-            (Self::Words(words), Value::List(items)) => {
-                list(items, |item| match item.value.text() {
-                    Some(t) => word(words, t),
-                    None => Err(self.item(&item.value)),
-                })
-            }
+            (Self::Words(words), Value::List(items)) => list(items, |item| match item.value.text() {
+                Some(t) => word(words, t),
+                None => Err(self.item(&item.value)),
+            }),
             (Self::Id, Value::Text(t)) => match aivillage_base::NodeName::new(t.as_str()) {
                 Ok(_) => Ok(json!(t)),
                 Err(_) => Err(self.wrong(&node.value, None)),
             },
-            (Self::Address, Value::Text(t)) => match t.parse::<SocketAddr>() {
-                Ok(_) => Ok(json!(t)),
-                Err(_) => Err(self.wrong(
-                    &node.value,
-                    t.contains("localhost")
-                        .then(|| "for localhost write 127.0.0.1".into()),
-                )),
-            },
+            (Self::Address, Value::Text(t)) => {
+                match t.parse::<SocketAddr>() {
+                    Ok(_) => Ok(json!(t)),
+                    Err(_) => Err(self
+                        .wrong(&node.value, t.contains("localhost").then(|| "for localhost write 127.0.0.1".into()))),
+                }
+            }
             (Self::Path, Value::Text(t)) if !t.is_empty() => Ok(json!(t)),
             (Self::Column, value) => column(value).ok_or_else(|| self.wrong(value, None)),
-            (Self::Columns, Value::List(items)) => list(items, |i| {
-                column(&i.value).ok_or_else(|| self.item(&i.value))
+            (Self::Columns, Value::List(items)) => list(items, |i| column(&i.value).ok_or_else(|| self.item(&i.value))),
+            (Self::Hosts, Value::List(items)) => list(items, |item| match item.value.text().filter(|t| is_host(t)) {
+                Some(t) => Ok(json!(t)),
+                None => Err(self.item(&item.value)),
             }),
-            (Self::Origins, Value::List(items)) => list(items, |item| {
-                match item.value.text().filter(|t| is_origin(t)) {
+            (Self::Origins, Value::List(items)) => {
+                list(items, |item| match item.value.text().filter(|t| is_origin(t)) {
                     Some(t) => Ok(json!(t)),
                     None => Err(self.item(&item.value)),
-                }
-            }),
+                })
+            }
             (Self::Id | Self::Path, Value::Whole(_) | Value::Real(_) | Value::Bool(_)) => {
                 Err(self.wrong(&node.value, Some("put it in quotes to make it text".into())))
             }
-            (
-                Self::Whole { .. } | Self::Real { .. } | Self::Above { .. } | Self::Chance,
-                Value::Text(t),
-            ) if t.trim().parse::<f64>().is_ok() => {
+            (Self::Whole { .. } | Self::Real { .. } | Self::Above { .. } | Self::Chance, Value::Text(t))
+                if t.trim().parse::<f64>().is_ok() =>
+            {
                 Err(self.wrong(&node.value, Some("take the quotes off".into())))
             }
             (_, value) => Err(self.wrong(value, None)),
@@ -159,10 +149,7 @@ impl Kind {
 
     /// Checks text from the environment, where nothing is quoted: kinds that are text take it as it stands.
     pub(crate) fn check_text(&self, text: &str) -> Result<Json, Wrong> {
-        let as_text = Node {
-            at: At::default(),
-            value: Value::Text(text.to_owned()),
-        };
+        let as_text = Node { at: At::default(), value: Value::Text(text.to_owned()) };
         match self {
             Self::Word(_) | Self::Id | Self::Address | Self::Path => self.check(&as_text),
             Self::Bool => match boolean(text) {
@@ -176,13 +163,10 @@ impl Kind {
             | Self::Words(_)
             | Self::Column
             | Self::Columns
+            | Self::Hosts
             | Self::Origins => match super::tree::parse(text) {
                 Ok(node) => self.check(&node),
-                Err((_, why)) => Err(Wrong {
-                    what: format!("is no YAML value: {why}"),
-                    help: None,
-                    at: None,
-                }),
+                Err((_, why)) => Err(Wrong { what: format!("is no YAML value: {why}"), help: None, at: None }),
             },
         }
     }
@@ -201,21 +185,14 @@ impl Kind {
             | Self::Path
             | Self::Column
             | Self::Columns
+            | Self::Hosts
             | Self::Origins => false,
         };
-        if fits {
-            Ok(json!(x))
-        } else {
-            Err(self.wrong(&node.value, None))
-        }
+        if fits { Ok(json!(x)) } else { Err(self.wrong(&node.value, None)) }
     }
 
     fn wrong(&self, given: &Value, help: Option<String>) -> Wrong {
-        Wrong {
-            what: format!("is {}, but must be {}", given.describe(), self.expects()),
-            help,
-            at: None,
-        }
+        Wrong { what: format!("is {}, but must be {}", given.describe(), self.expects()), help, at: None }
     }
 
     /// What is wrong with one item of a list.
@@ -223,9 +200,8 @@ impl Kind {
         let one = match self {
             Self::Words(words) => format!("one of {}", words.join(", ")),
             Self::Columns => Self::Column.expects(),
-            Self::Origins => {
-                "a web origin such as https://example.org, without path and `*`".into()
-            }
+            Self::Hosts => "a host name such as village.example.org, without scheme and port".into(),
+            Self::Origins => "a web origin such as https://example.org, without path and `*`".into(),
             Self::Bool
             | Self::Whole { .. }
             | Self::Real { .. }
@@ -237,11 +213,7 @@ impl Kind {
             | Self::Path
             | Self::Column => self.expects(),
         };
-        Wrong {
-            what: format!("is {}, but must be {one}", given.describe()),
-            help: None,
-            at: None,
-        }
+        Wrong { what: format!("is {}, but must be {one}", given.describe()), help: None, at: None }
     }
 
     /// JSON Schema of the value.
@@ -263,6 +235,7 @@ impl Kind {
             Self::Path => json!({"type": "string", "minLength": 1}),
             Self::Column => column_schema(),
             Self::Columns => json!({"type": "array", "items": column_schema()}),
+            Self::Hosts => json!({"type": "array", "items": {"type": "string", "pattern": "^[A-Za-z0-9.-]+$"}}),
             Self::Origins => {
                 json!({"type": "array", "items": {"type": "string", "pattern": "^https?://[^/]+$"}})
             }
@@ -283,33 +256,18 @@ fn word(words: &'static [&'static str], given: &str) -> Result<Json, Wrong> {
     if words.contains(&given) {
         return Ok(json!(given));
     }
-    let help = suggest::nearest(given, words.iter().copied())
-        .map(|near| format!("did you mean `{near}`?"));
-    Err(Wrong {
-        what: format!(
-            "is the text `{given}`, but must be one of {}",
-            words.join(", ")
-        ),
-        help,
-        at: None,
-    })
+    let help = suggest::nearest(given, words.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+    Err(Wrong { what: format!("is the text `{given}`, but must be one of {}", words.join(", ")), help, at: None })
 }
 
 fn list(items: &[Node], check: impl Fn(&Node) -> Result<Json, Wrong>) -> Result<Json, Wrong> {
     let mut out: Vec<Json> = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {
         let at = (item.at.line > 0).then_some(item.at);
-        let value = check(item).map_err(|wrong| Wrong {
-            what: format!("item {} {}", index + 1, wrong.what),
-            at,
-            ..wrong
-        })?;
+        let value =
+            check(item).map_err(|wrong| Wrong { what: format!("item {} {}", index + 1, wrong.what), at, ..wrong })?;
         if out.contains(&value) {
-            return Err(Wrong {
-                what: format!("names {value} twice"),
-                help: Some("leave one of them".into()),
-                at,
-            });
+            return Err(Wrong { what: format!("names {value} twice"), help: Some("leave one of them".into()), at });
         }
         out.push(value);
     }
@@ -320,12 +278,7 @@ fn column(value: &Value) -> Option<Json> {
     match value {
         Value::Text(t) if !t.is_empty() => Some(json!(t)),
         Value::Whole(n) => u32::try_from(*n).ok().map(|n| json!(n)),
-        Value::Text(_)
-        | Value::Null
-        | Value::Bool(_)
-        | Value::Real(_)
-        | Value::List(_)
-        | Value::Map(_) => None,
+        Value::Text(_) | Value::Null | Value::Bool(_) | Value::Real(_) | Value::List(_) | Value::Map(_) => None,
     }
 }
 
@@ -333,12 +286,14 @@ fn column_schema() -> Json {
     json!({"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}]})
 }
 
+fn is_host(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-');
+    (1..=253).contains(&text.len()) && text.bytes().all(allowed)
+}
+
 /// `http://host` or `https://host`, with a port if need be, without path: what a browser sends as `Origin`.
 fn is_origin(text: &str) -> bool {
-    let Some(host) = text
-        .strip_prefix("https://")
-        .or_else(|| text.strip_prefix("http://"))
-    else {
+    let Some(host) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
         return false;
     };
     !host.is_empty() && !host.contains(['/', '*', ' ', '?', '#', '@'])

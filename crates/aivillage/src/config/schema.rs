@@ -11,8 +11,7 @@ use super::table::{self, Key, Status};
 #[must_use]
 pub fn schema() -> Json {
     let defaults = super::to_json(&Config::default());
-    let mut root =
-        section("Everything AIVillage reads from this file; what is left out keeps its default.");
+    let mut root = section("Everything AIVillage reads from this file; what is left out keeps its default.");
     for key in table::KEYS {
         insert(&mut root, key, &defaults);
     }
@@ -44,25 +43,17 @@ fn insert(root: &mut Json, key: &Key, defaults: &Json) {
 }
 
 fn property(key: &Key, default: &Json) -> Json {
-    let mut property: Map<String, Json> =
-        key.kind.schema().as_object().cloned().unwrap_or_default();
+    let mut property: Map<String, Json> = key.kind.schema().as_object().cloned().unwrap_or_default();
     if default.is_null() {
         property.insert("type".into(), json!(["string", "null"]));
     }
-    let unit = if key.unit.is_empty() {
-        String::new()
-    } else {
-        format!(" Unit: {}.", key.unit)
-    };
+    let unit = if key.unit.is_empty() { String::new() } else { format!(" Unit: {}.", key.unit) };
     let status = match key.status {
         Status::InEffect => String::new(),
         Status::Words(built) => format!(" Built in this version: {}.", built.join(", ")),
         Status::NotYet { missing, .. } => format!(" Not in effect in this version: {missing}."),
     };
-    property.insert(
-        "description".into(),
-        json!(format!("{}{unit}{status}", key.effect)),
-    );
+    property.insert("description".into(), json!(format!("{}{unit}{status}", key.effect)));
     property.insert("default".into(), default.clone());
     Json::Object(property)
 }

@@ -5,9 +5,7 @@
 //! effect, its `Status` changes here and its comment in the YAML, and nothing else. Must not know: parsing.
 
 use super::check::Rule;
-use super::federated::{
-    Aggregation, LoadBalancing, PrivacyLevel, PrivacyMode, Selection, Transport,
-};
+use super::federated::{Aggregation, LoadBalancing, PrivacyLevel, PrivacyMode, Selection, Transport};
 use super::kind::Kind;
 
 /// One key.
@@ -67,50 +65,26 @@ const fn count(min: u64, max: u64) -> Kind {
 }
 
 const fn key(path: &'static str, kind: Kind, unit: &'static str, effect: &'static str) -> Key {
-    Key {
-        path,
-        kind,
-        unit,
-        effect,
-        status: Status::InEffect,
-    }
+    Key { path, kind, unit, effect, status: Status::InEffect }
 }
 
 impl Key {
     const fn words(self, built: &'static [&'static str]) -> Self {
-        Self {
-            status: Status::Words(built),
-            ..self
-        }
+        Self { status: Status::Words(built), ..self }
     }
     const fn not_yet(self, missing: &'static str) -> Self {
         self.not_yet_but(missing, "")
     }
     const fn not_yet_but(self, missing: &'static str, instead: &'static str) -> Self {
-        Self {
-            status: Status::NotYet {
-                missing,
-                switch: "",
-                instead,
-            },
-            ..self
-        }
+        Self { status: Status::NotYet { missing, switch: "", instead }, ..self }
     }
     const fn not_yet_under(self, switch: &'static str, missing: &'static str) -> Self {
-        Self {
-            status: Status::NotYet {
-                missing,
-                switch,
-                instead: "",
-            },
-            ..self
-        }
+        Self { status: Status::NotYet { missing, switch, instead: "" }, ..self }
     }
 }
 
 const NO_MESH: &str = "there is no mesh yet: nodes talk to the gateway only";
-const NO_MIX: &str =
-    "there is no mix network yet: whoever watches the lines sees who talks to whom";
+const NO_MIX: &str = "there is no mix network yet: whoever watches the lines sees who talks to whom";
 const NO_FOG: &str = "there are no fog sessions yet: only nodes that joined are used";
 const NO_MOBILE: &str = "no device rules are kept yet: a mobile node is used like any other";
 const NO_HARVEST: &str = "idle devices are not harvested yet";
@@ -140,6 +114,7 @@ pub const KEYS: &[Key] = &[
     key("gateway.rate_limit_per_second", count(0, 1_000_000), "requests/s", "Requests of one key; more = 429; 0 = no limit."),
     key("gateway.result_retention_minutes", count(1, MINUTES_MONTH), "min", "How long a finished result can be fetched."),
     key("gateway.idempotency_retention_hours", count(1, 720), "h", "How long an Idempotency-Key is remembered."),
+    key("gateway.allowed_hosts", Kind::Hosts, "", "Host names, besides loopback and IP addresses, under which it answers."),
     key("gateway.cors_origins", Kind::Origins, "", "Web origins that may call the API from a browser."),
     key("inference.enabled", Kind::Bool, "", "Take inference requests; false = 503."),
     key("inference.coordinator_id", Kind::Id, "", "Name in status, metrics and records."),

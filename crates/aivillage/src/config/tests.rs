@@ -19,9 +19,7 @@ fn resolve_text(text: &str) -> Result<Loaded, ConfigError> {
 }
 
 fn config(text: &str) -> Config {
-    resolve_text(text)
-        .unwrap_or_else(|error| panic!("{error}"))
-        .config
+    resolve_text(text).unwrap_or_else(|error| panic!("{error}")).config
 }
 
 fn refused(text: &str, message: Expect) {
@@ -32,9 +30,7 @@ fn refused(text: &str, message: Expect) {
 fn leaves(value: &Json) -> BTreeSet<String> {
     fn walk(value: &Json, path: &str, out: &mut BTreeSet<String>) {
         match value {
-            Json::Object(map) => map
-                .iter()
-                .for_each(|(name, value)| walk(value, &check::join(path, name), out)),
+            Json::Object(map) => map.iter().for_each(|(name, value)| walk(value, &check::join(path, name), out)),
             Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) | Json::Array(_) => {
                 out.insert(path.to_owned());
             }
@@ -78,16 +74,11 @@ fn the_table_and_the_structs_have_the_same_keys() {
 #[test]
 fn the_shipped_file_annotates_every_key() {
     for (index, line) in SHIPPED.lines().enumerate() {
-        let is_section =
-            line.trim_end().ends_with(':') && !line.contains("cert:") && !line.contains("key:");
+        let is_section = line.trim_end().ends_with(':') && !line.contains("cert:") && !line.contains("key:");
         if line.trim().is_empty() || line.trim_start().starts_with('#') || is_section {
             continue;
         }
-        let above = SHIPPED
-            .lines()
-            .nth(index - 1)
-            .unwrap_or_default()
-            .trim_start();
+        let above = SHIPPED.lines().nth(index - 1).unwrap_or_default().trim_start();
         assert!(above.starts_with('#'), "line {}: {line}", index + 1);
     }
 }
@@ -97,9 +88,7 @@ fn the_shipped_file_says_not_yet_where_the_table_does() {
     let lines: Vec<&str> = SHIPPED.lines().collect();
     let tree = tree::parse(SHIPPED).unwrap();
     let mut checked = check::Checked::new("federated.yaml", SHIPPED);
-    let tree::Value::Map(root) = &tree.value else {
-        panic!("a map")
-    };
+    let tree::Value::Map(root) = &tree.value else { panic!("a map") };
     checked.section(&root[0].1, "", table::KEYS);
     for key in table::KEYS {
         let line = checked.places[key.path].line - 1;
@@ -108,20 +97,13 @@ fn the_shipped_file_says_not_yet_where_the_table_does() {
             .rev()
             .take_while(|l| l.trim_start().starts_with('#'))
             .any(|l| l.to_lowercase().contains("not yet"));
-        assert_eq!(
-            comment,
-            key.status != table::Status::InEffect,
-            "{}",
-            key.path
-        );
+        assert_eq!(comment, key.status != table::Status::InEffect, "{}", key.path);
     }
 }
 
 #[test]
 fn a_part_of_the_keys_leaves_the_rest_at_its_defaults() {
-    let config = config(
-        "federated_systems:\n  training:\n    default_rounds: 7\n    privacy:\n  inference:\n",
-    );
+    let config = config("federated_systems:\n  training:\n    default_rounds: 7\n    privacy:\n  inference:\n");
     let mut expected = Config::default();
     expected.training.default_rounds = 7;
     assert_eq!(config, expected);
@@ -304,24 +286,24 @@ fn text_that_is_no_yaml_is_shown_at_its_place() {
     refused(
         "federated_systems:\n  training:\n\tenabled: true\n",
         expect![[r#"
-        error: this is no YAML: tabs disallowed within this context (block indentation)
-         --> federated.yaml:3:2
-          |
-        3 |  enabled: true
-          |  ^
+            error: cannot be read as YAML: tabs disallowed within this context (block indentation)
+             --> federated.yaml:3:2
+              |
+            3 |  enabled: true
+              |  ^
 
-        configuration: 1 fault; nothing was started"#]],
+            configuration: 1 fault; nothing was started"#]],
     );
     refused(
         "federated_systems: [1, 2\n",
         expect![[r#"
-        error: this is no YAML: unclosed bracket '['
-         --> federated.yaml:1:20
-          |
-        1 | federated_systems: [1, 2
-          |                    ^
+            error: cannot be read as YAML: unclosed bracket '['
+             --> federated.yaml:1:20
+              |
+            1 | federated_systems: [1, 2
+              |                    ^
 
-        configuration: 1 fault; nothing was started"#]],
+            configuration: 1 fault; nothing was started"#]],
     );
     refused(
         "hello\n",
@@ -409,32 +391,26 @@ fn the_ends_of_every_range_and_every_word_fit_the_structs() {
             Kind::Path => vec![Json::Null, json!("/a")],
             Kind::Column => vec![json!(0), json!("a")],
             Kind::Columns => vec![json!([]), json!([0, "a"])],
+            Kind::Hosts => vec![json!([]), json!(["a.example"])],
             Kind::Origins => vec![json!([]), json!(["http://a:1"])],
         };
         for end in ends {
             let mut values = to_json(&Config::default());
             set_at(&mut values, key.path, end.clone());
-            let config: Config = serde_json::from_value(values)
-                .unwrap_or_else(|e| panic!("{} = {end}: {e}", key.path));
-            assert_eq!(
-                effect::at(&to_json(&config), key.path),
-                &end,
-                "{}",
-                key.path
-            );
+            let config: Config = serde_json::from_value(values).unwrap_or_else(|e| panic!("{} = {end}: {e}", key.path));
+            assert_eq!(effect::at(&to_json(&config), key.path), &end, "{}", key.path);
         }
     }
 }
 
 #[test]
 fn anchors_are_followed_and_second_documents_refused() {
-    let text =
-        "federated_systems:\n  network:\n    fog: {enabled: &no false}\n    p2p: {enabled: *no}\n";
+    let text = "federated_systems:\n  network:\n    fog: {enabled: &no false}\n    p2p: {enabled: *no}\n";
     assert!(!config(text).network.p2p.enabled);
     refused(
         "federated_systems:\n---\nfederated_systems:\n",
         expect![[r#"
-            error: this is no YAML: multiple YAML documents detected; use from_str_multiple or from_str_multiple_with_options
+            error: cannot be read as YAML: a second document begins here, and only one is read
              --> federated.yaml:3:1
               |
             3 | federated_systems:
@@ -445,7 +421,7 @@ fn anchors_are_followed_and_second_documents_refused() {
     refused(
         "federated_systems:\n  training: {enabled: *missing}\n",
         expect![[r#"
-            error: this is no YAML: alias references unknown anchor
+            error: cannot be read as YAML: alias references unknown anchor
              --> federated.yaml:2:23
               |
             2 |   training: {enabled: *missing}
@@ -472,42 +448,20 @@ fn the_shown_configuration_reads_back_as_the_same() {
     let mut config = config(SHIPPED);
     config.training.default_rounds = 12;
     config.gateway.cors_origins = vec!["https://a.example".into()];
-    config.gateway.tls = Tls {
-        cert: Some("a b.pem".into()),
-        key: Some("true".into()),
-    };
-    assert_eq!(
-        resolve_text(&show(&config))
-            .unwrap_or_else(|e| panic!("{e}"))
-            .config,
-        config
-    );
+    config.gateway.tls = Tls { cert: Some("a b.pem".into()), key: Some("true".into()) };
+    assert_eq!(resolve_text(&show(&config)).unwrap_or_else(|e| panic!("{e}")).config, config);
 }
 
 #[test]
 fn the_schema_has_every_key_with_its_words() {
     let schema = schema();
     for key in table::KEYS {
-        let path = format!(
-            "/properties/federated_systems/properties/{}",
-            key.path.replace('.', "/properties/")
-        );
+        let path = format!("/properties/federated_systems/properties/{}", key.path.replace('.', "/properties/"));
         let property = schema.pointer(&path).unwrap_or_else(|| panic!("{path}"));
-        assert!(
-            property["description"]
-                .as_str()
-                .unwrap()
-                .starts_with(key.effect),
-            "{path}"
-        );
-        assert_eq!(
-            property["default"],
-            *effect::at(&to_json(&Config::default()), key.path),
-            "{path}"
-        );
+        assert!(property["description"].as_str().unwrap().starts_with(key.effect), "{path}");
+        assert_eq!(property["default"], *effect::at(&to_json(&Config::default()), key.path), "{path}");
     }
-    let rounds = &schema["properties"]["federated_systems"]["properties"]["training"]["properties"]
-        ["default_rounds"];
+    let rounds = &schema["properties"]["federated_systems"]["properties"]["training"]["properties"]["default_rounds"];
     assert_eq!(
         *rounds,
         json!({"type": "integer", "minimum": 1, "maximum": 100_000, "default": 100,
@@ -518,12 +472,7 @@ fn the_schema_has_every_key_with_its_words() {
 #[test]
 fn promises_that_are_not_kept_are_named_with_the_way_out() {
     let named = not_in_effect(&Config::default());
-    let of = |key: &str| {
-        named
-            .iter()
-            .find(|n| n.key == key)
-            .unwrap_or_else(|| panic!("{key} is not named"))
-    };
+    let of = |key: &str| named.iter().find(|n| n.key == key).unwrap_or_else(|| panic!("{key} is not named"));
     for key in [
         "inference.cache_size_gb",
         "inference.integration.betanet_privacy",
@@ -552,31 +501,25 @@ fn promises_that_are_not_kept_are_named_with_the_way_out() {
 #[test]
 fn promises_fit_on_a_screen_section_by_section() {
     let sections = by_section(&not_in_effect(&Config::default()));
-    let p2p = sections
-        .iter()
-        .find(|(section, _)| *section == "network.p2p")
-        .unwrap();
+    let p2p = sections.iter().find(|(section, _)| *section == "network.p2p").unwrap();
     assert_eq!(p2p.1.len(), 6);
-    assert_eq!(
-        sections.iter().map(|(_, keys)| keys.len()).sum::<usize>(),
-        not_in_effect(&Config::default()).len()
-    );
+    assert_eq!(sections.iter().map(|(_, keys)| keys.len()).sum::<usize>(), not_in_effect(&Config::default()).len());
     assert!(sections.len() < 20);
 }
 
 #[test]
 fn a_word_that_is_not_built_is_named_and_a_built_one_is_not() {
-    let named = |text: &str| {
-        not_in_effect(&config(text))
-            .into_iter()
-            .map(|n| n.to_string())
-            .collect::<Vec<_>>()
-            .join("\n")
-    };
+    let named =
+        |text: &str| not_in_effect(&config(text)).into_iter().map(|n| n.to_string()).collect::<Vec<_>>().join("\n");
     let text = named(
         "federated_systems:\n  training:\n    aggregation:\n      default_strategy: krum\n  inference:\n    privacy:\n      default_privacy_level: ultra\n",
     );
-    assert!(text.contains("default_strategy = \"krum\": `krum` is known, but not built yet (use federated_averaging or fedavg)"), "{text}");
+    assert!(
+        text.contains(
+            "default_strategy = \"krum\": `krum` is known, but not built yet (use federated_averaging or fedavg)"
+        ),
+        "{text}"
+    );
     assert!(text.contains("default_privacy_level = \"ultra\""), "{text}");
     assert!(
         !named("federated_systems:\n  inference:\n    load_balancing_strategy: round_robin\n")
@@ -592,20 +535,14 @@ fn following_every_way_out_leaves_only_what_has_none() {
             set_at(&mut values, named.key, json!(false));
         } else if named.way_out.ends_with(": 0`") {
             set_at(&mut values, named.key, json!(0.0));
-        } else if let Some(switch) = named
-            .way_out
-            .strip_prefix("set `")
-            .and_then(|rest| rest.strip_suffix(": false`"))
+        } else if let Some(switch) = named.way_out.strip_prefix("set `").and_then(|rest| rest.strip_suffix(": false`"))
         {
             set_at(&mut values, switch, json!(false));
         } else {
             assert!(named.way_out.starts_with("nothing to do: "), "{named}");
         }
     }
-    let left: Vec<_> = not_in_effect(&serde_json::from_value(values).unwrap())
-        .into_iter()
-        .map(|n| n.key)
-        .collect();
+    let left: Vec<_> = not_in_effect(&serde_json::from_value(values).unwrap()).into_iter().map(|n| n.key).collect();
     assert_eq!(
         left,
         [
@@ -629,27 +566,12 @@ fn a_listener_beyond_loopback_needs_tls_and_authentication() {
     expect![[r#"
         error: the HTTP API on 0.0.0.0:8000 would be open to other machines without TLS (set `gateway.tls.cert` and `gateway.tls.key`) and without authentication (set `inference.privacy.require_authentication: true`)
          = or listen on 127.0.0.1; `gateway.allow_insecure: true` serves all the same, for a proxy that does both"#]].assert_eq(&check_exposure(&open("{http_listen: 0.0.0.0:8000}", false), false).unwrap_err().to_string());
-    assert!(
-        check_exposure(&open("{http_listen: 0.0.0.0:8000}", true), true).is_err(),
-        "without TLS"
-    );
-    assert!(
-        check_exposure(&open(tls, false), false).is_err(),
-        "without authentication"
-    );
+    assert!(check_exposure(&open("{http_listen: 0.0.0.0:8000}", true), true).is_err(), "without TLS");
+    assert!(check_exposure(&open(tls, false), false).is_err(), "without authentication");
     assert!(check_exposure(&open(tls, true), false).is_ok());
-    assert!(
-        check_exposure(&open(tls, false), true).is_ok(),
-        "production demands keys"
-    );
+    assert!(check_exposure(&open(tls, false), true).is_ok(), "production demands keys");
     assert!(check_exposure(&open("{http_listen: \"[::1]:8000\"}", false), false).is_ok());
-    assert!(
-        check_exposure(
-            &open("{http_listen: 0.0.0.0:8000, allow_insecure: true}", false),
-            false
-        )
-        .is_ok()
-    );
+    assert!(check_exposure(&open("{http_listen: 0.0.0.0:8000, allow_insecure: true}", false), false).is_ok());
 }
 
 #[test]
@@ -657,42 +579,21 @@ fn the_named_file_wins_and_must_exist() {
     let dir = tempfile::tempdir().unwrap();
     let [first, second, absent] = ["a.yaml", "b.yaml", "c.yaml"].map(|name| dir.path().join(name));
     std::fs::write(&first, "federated_systems: {training: {default_rounds: 1}}").unwrap();
-    std::fs::write(
-        &second,
-        "federated_systems: {training: {default_rounds: 2}}",
-    )
-    .unwrap();
+    std::fs::write(&second, "federated_systems: {training: {default_rounds: 2}}").unwrap();
     let environment = Environment::default();
     let rounds = |flag: Option<&Path>, search: &[&Path]| {
         load_from(flag, search, &environment).map(|l| (l.config.training.default_rounds, l.source))
     };
-    assert_eq!(
-        rounds(None, &[&absent, &second, &first]).unwrap(),
-        (2, Source::File(second.clone()))
-    );
-    assert_eq!(
-        rounds(Some(&first), &[&second]).unwrap(),
-        (1, Source::File(first))
-    );
+    assert_eq!(rounds(None, &[&absent, &second, &first]).unwrap(), (2, Source::File(second.clone())));
+    assert_eq!(rounds(Some(&first), &[&second]).unwrap(), (1, Source::File(first)));
     assert_eq!(rounds(None, &[&absent]).unwrap(), (100, Source::Defaults));
     let error = rounds(Some(&absent), &[&second]).unwrap_err();
-    assert!(error.to_string().ends_with(
-        "c.yaml: not found; check `--config`, or leave it out to use the built-in values"
-    ));
+    assert!(
+        error.to_string().ends_with("c.yaml: not found; check `--config`, or leave it out to use the built-in values")
+    );
     std::fs::write(&second, b"federated_systems: \xff").unwrap();
-    assert!(
-        rounds(None, &[&second])
-            .unwrap_err()
-            .to_string()
-            .contains("byte 19 is not UTF-8 text")
-    );
-    assert!(
-        matches!(
-            rounds(Some(dir.path()), &[]),
-            Err(ConfigError::Unreadable { .. })
-        ),
-        "a folder"
-    );
+    assert!(rounds(None, &[&second]).unwrap_err().to_string().contains("byte 19 is not UTF-8 text"));
+    assert!(matches!(rounds(Some(dir.path()), &[]), Err(ConfigError::Unreadable { .. })), "a folder");
 }
 
 proptest! {

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{DuplicateKeyPolicy, Location, MessageFormatter, Spanned};
+use serde_saphyr::{DefaultMessageFormatter, DuplicateKeyPolicy, Location, MessageFormatter, Spanned};
 
 /// Largest configuration text in bytes: a hundred times the shipped file; anything larger is a wrong path.
 pub(crate) const TEXT_BYTES_MAX: usize = 1 << 20;
@@ -22,11 +22,7 @@ pub(crate) struct At {
 impl From<Location> for At {
     fn from(location: Location) -> Self {
         let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        Self {
-            line: number(location.line()),
-            column: number(location.column()),
-            width: number(location.span().len()),
-        }
+        Self { line: number(location.line()), column: number(location.column()), width: number(location.span().len()) }
     }
 }
 
@@ -59,11 +55,7 @@ pub(crate) enum Value {
 impl Value {
     /// The text, if it is one.
     pub(crate) fn text(&self) -> Option<&str> {
-        if let Self::Text(text) = self {
-            Some(text)
-        } else {
-            None
-        }
+        if let Self::Text(text) = self { Some(text) } else { None }
     }
 
     /// How a message calls this value.
@@ -87,10 +79,7 @@ impl Value {
 pub(crate) fn parse(text: &str) -> Result<Node, (At, String)> {
     if text.len() > TEXT_BYTES_MAX {
         let size = text.len();
-        return Err((
-            At::default(),
-            format!("{size} bytes are no configuration: at most {TEXT_BYTES_MAX} are read"),
-        ));
+        return Err((At::default(), format!("{size} bytes are no configuration: at most {TEXT_BYTES_MAX} are read")));
     }
     // Booleans of YAML 1.1 (`on`, `yes`) stay text, so that no word of ours is taken for one.
     let options = serde_saphyr::options! {
@@ -113,20 +102,14 @@ pub(crate) fn parse(text: &str) -> Result<Node, (At, String)> {
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Value>::deserialize(deserializer)?;
-        Ok(Self {
-            at: spanned.referenced.into(),
-            value: spanned.value,
-        })
+        Ok(Self { at: spanned.referenced.into(), value: spanned.value })
     }
 }
 
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<String>::deserialize(deserializer)?;
-        Ok(Self {
-            at: spanned.referenced.into(),
-            text: spanned.value,
-        })
+        Ok(Self { at: spanned.referenced.into(), text: spanned.value })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Promise: what passes these tables fits the structs of [`super`]. Must not know: anything else.
 
-use super::{Bundled, DataTask, NODE_TYPES, RECIPES};
+use super::{NODE_TYPES, RECIPES};
 use crate::config::check::Rule;
 use crate::config::kind::Kind;
 
@@ -30,20 +30,10 @@ impl Rule for Key {
 }
 
 pub(super) const fn may(path: &'static str, kind: Kind, unit: &'static str) -> Key {
-    Key {
-        path,
-        kind: Some(kind),
-        unit,
-        required: false,
-    }
+    Key { path, kind: Some(kind), unit, required: false }
 }
 pub(super) const fn must(path: &'static str, kind: Kind) -> Key {
-    Key {
-        path,
-        kind: Some(kind),
-        unit: "",
-        required: true,
-    }
+    Key { path, kind: Some(kind), unit: "", required: true }
 }
 pub(super) const fn whole(min: u64, max: u64) -> Kind {
     Kind::Whole { min, max }
@@ -51,37 +41,21 @@ pub(super) const fn whole(min: u64, max: u64) -> Kind {
 
 pub(super) const KEYS: &[Key] = &[
     may("name", Kind::Id, ""),
-    Key {
-        path: "data",
-        kind: None,
-        unit: "",
-        required: false,
-    },
+    Key { path: "data", kind: None, unit: "", required: false },
     may("node_types", Kind::Words(NODE_TYPES), ""),
     may("policy.allow_plain_updates", Kind::Bool, ""),
     may("policy.allowed_recipes", Kind::Words(RECIPES), ""),
     may("policy.max_rounds", whole(1, 100_000), "rounds"),
-    may(
-        "model_cache_gb",
-        Kind::Real {
-            min: 0.0,
-            max: 100_000.0,
-        },
-        "GB",
-    ),
+    may("model_cache_gb", Kind::Real { min: 0.0, max: 100_000.0 }, "GB"),
     may("serve", Kind::Bool, ""),
     may("threads", whole(0, 1024), "threads"),
 ];
 
 pub(super) const KIND: Key = must("data.kind", Kind::Word(&["npz", "csv", "shard"]));
 pub(super) const NAME: Key = may("data.name", Kind::Id, "");
-pub(super) const TASK: Key = may("data.task", Kind::Word(DataTask::WORDS), "");
+pub(super) const TASK: Key = may("data.task", Kind::Word(&["classification", "regression"]), "");
 pub(super) const CLASSES: Key = may("data.classes", whole(2, 1 << 20), "labels");
-pub(super) const TEST_FRACTION: Key = may(
-    "data.test_fraction",
-    Kind::Real { min: 0.0, max: 0.9 },
-    "share of the rows",
-);
+pub(super) const TEST_FRACTION: Key = may("data.test_fraction", Kind::Real { min: 0.0, max: 0.9 }, "share of the rows");
 pub(super) const FILE: Key = must("data.path", Kind::Path);
 
 pub(super) const NPZ: &[Key] = &[
@@ -107,17 +81,10 @@ pub(super) const CSV: &[Key] = &[
 pub(super) const SHARD: &[Key] = &[
     KIND,
     NAME,
-    must("data.dataset", Kind::Word(Bundled::WORDS)),
+    must("data.dataset", Kind::Word(&["digits", "breast_cancer"])),
     must("data.index", whole(0, 9999)),
     must("data.of", whole(1, 10_000)),
-    may(
-        "data.alpha",
-        Kind::Above {
-            min: 0.0,
-            max: 1_000_000.0,
-        },
-        "",
-    ),
+    may("data.alpha", Kind::Above { min: 0.0, max: 1_000_000.0 }, ""),
     may("data.seed", whole(0, i64::MAX as u64), ""),
     TEST_FRACTION,
 ];

@@ -1,8 +1,7 @@
 //! Tests of `node.yaml`: the shipped example, each kind of source, exact messages.
 
-use std::path::PathBuf;
-
 use aivillage_base::wire::NodeType;
+use aivillage_engine::data::{Bundled, Column, DataTask, Origin, Source};
 use expect_test::{Expect, expect};
 
 use crate::config::node::*;
@@ -12,11 +11,7 @@ fn node(text: &str) -> NodeConfig {
 }
 
 fn refused(text: &str, message: Expect) {
-    message.assert_eq(
-        &parse("node.yaml", text)
-            .expect_err("must be refused")
-            .to_string(),
-    );
+    message.assert_eq(&parse("node.yaml", text).expect_err("must be refused").to_string());
 }
 
 #[test]
@@ -25,18 +20,12 @@ fn the_shipped_example_is_valid() {
     assert_eq!(config.name.as_deref(), Some("clinic-north"));
     assert_eq!(
         config.data,
-        [DataSource {
+        [Source {
             name: "digits".into(),
             task: DataTask::Classification,
             classes: None,
             test_fraction: 0.0,
-            origin: Origin::Shard {
-                dataset: Bundled::Digits,
-                index: 0,
-                of: 6,
-                alpha: 0.3,
-                seed: 1
-            },
+            origin: Origin::Shard { dataset: Bundled::Digits, index: 0, of: 6, alpha: 0.3, seed: 1 },
         }]
     );
     assert_eq!(config.node_types, Some(vec![NodeType::Edge]));
@@ -53,14 +42,7 @@ fn the_commented_sources_of_the_example_are_valid_too() {
         })
         .collect();
     let config = node(&text);
-    assert_eq!(
-        config
-            .data
-            .iter()
-            .map(|d| d.name.as_str())
-            .collect::<Vec<_>>(),
-        ["digits", "patients", "images"]
-    );
+    assert_eq!(config.data.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(), ["digits", "patients", "images"]);
 }
 
 #[test]
@@ -74,48 +56,56 @@ fn nothing_said_is_a_node_that_serves_and_never_trains() {
 
 #[test]
 fn a_single_source_needs_no_list() {
-    let config =
-        node("data:\n  kind: csv\n  path: my data/heart.csv\n  label: 13\n  task: regression\n");
+    let config = node("data:\n  kind: csv\n  path: my data/heart.csv\n  label: 13\n  task: regression\n");
     assert_eq!(
         config.data,
-        [DataSource {
+        [Source {
             name: "heart".into(),
             task: DataTask::Regression,
             classes: None,
             test_fraction: 0.0,
-            origin: Origin::Csv {
-                path: "my data/heart.csv".into(),
-                label: Some(Column::Index(13)),
-                features: None
-            },
+            origin: Origin::Csv { path: "my data/heart.csv".into(), label: Some(Column::Index(13)), features: None },
         }]
     );
 }
 
 #[test]
-fn paths_are_taken_from_the_folder_of_the_file() {
+fn arrays_and_deals_have_their_usual_names() {
+    let config = node("data: [{kind: npz, path: a.npz}, {kind: shard, dataset: breast_cancer, index: 2, of: 3}]");
+    let origins: Vec<Origin> = config.data.into_iter().map(|source| source.origin).collect();
+    assert_eq!(
+        origins,
+        [
+            Origin::Npz { path: "a.npz".into(), features: "x".into(), label: "y".into() },
+            Origin::Shard { dataset: Bundled::BreastCancer, index: 2, of: 3, alpha: 0.3, seed: 1 },
+        ]
+    );
+}
+
+#[test]
+fn a_folder_without_the_file_is_no_fault() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("node.yaml");
     assert_eq!(load(&path).unwrap(), None);
-    std::fs::write(
-        &path,
-        "data: [{kind: npz, path: a.npz}, {kind: csv, path: /srv/b.csv}]",
-    )
-    .unwrap();
-    let paths: Vec<PathBuf> = load(&path)
-        .unwrap()
-        .unwrap()
-        .data
-        .into_iter()
-        .map(|source| match source.origin {
-            Origin::Npz { path, .. } | Origin::Csv { path, .. } => path,
-            Origin::Shard { .. } => panic!("no shard was declared"),
-        })
-        .collect();
-    assert_eq!(
-        paths,
-        [dir.path().join("a.npz"), PathBuf::from("/srv/b.csv")]
-    );
+    std::fs::write(&path, "threads: 2000").unwrap();
+    let error = load(&path).unwrap_err().to_string();
+    assert!(error.contains("node.yaml:1:10") && error.contains("from 0 to 1024"), "{error}");
+}
+
+#[test]
+fn the_words_for_data_are_those_of_the_engine() {
+    for set in Bundled::ALL {
+        let text = format!("data: {{kind: shard, dataset: {}, index: 0, of: 1}}", set.name());
+        assert_eq!(node(&text).data[0].name, set.name());
+    }
+}
+
+#[test]
+fn the_bundled_example_loads_its_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = &node("data: {kind: shard, dataset: digits, index: 1, of: 3}").data[0];
+    let loaded = aivillage_engine::data::load(source, dir.path()).unwrap();
+    assert!(loaded.held_out.is_none(), "nothing was asked to be held out");
 }
 
 #[test]
@@ -247,17 +237,9 @@ fn a_policy_is_never_guessed() {
 
 #[test]
 fn the_recipes_of_a_policy_are_those_of_the_house() {
-    for recipe in aivillage_base::arch::RECIPES
-        .iter()
-        .chain(&aivillage_base::arch::RECIPES_NOT_BUILT)
-    {
+    for recipe in aivillage_base::arch::RECIPES.iter().chain(&aivillage_base::arch::RECIPES_NOT_BUILT) {
         assert!(RECIPES.contains(recipe), "{recipe}");
     }
     let words: Vec<&str> = NodeType::ALL.iter().map(|(word, _)| *word).collect();
-    assert_eq!(
-        node(&format!("node_types: [{}]", words.join(", ")))
-            .node_types
-            .map(|t| t.len()),
-        Some(4)
-    );
+    assert_eq!(node(&format!("node_types: [{}]", words.join(", "))).node_types.map(|t| t.len()), Some(4));
 }

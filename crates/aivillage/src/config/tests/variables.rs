@@ -9,21 +9,14 @@ fn environment(pairs: &[(&str, &str)]) -> Environment {
 }
 
 fn refused(pairs: &[(&str, &str)], message: Expect) {
-    message.assert_eq(
-        &Environment::from_pairs(pairs.iter().copied())
-            .expect_err("must be refused")
-            .to_string(),
-    );
+    message.assert_eq(&Environment::from_pairs(pairs.iter().copied()).expect_err("must be refused").to_string());
 }
 
 #[test]
 fn every_key_can_be_set_by_a_variable_that_stands_above_the_file() {
     let environment = environment(&[
         ("AIVILLAGE_TRAINING__DEFAULT_ROUNDS", "7"),
-        (
-            "AIVILLAGE_TRAINING__PRIVACY__ENABLE_SECURE_AGGREGATION",
-            "false",
-        ),
+        ("AIVILLAGE_TRAINING__PRIVACY__ENABLE_SECURE_AGGREGATION", "false"),
         ("AIVILLAGE_TRAINING__PRIVACY__DEFAULT_DELTA", "1e-6"),
         ("AIVILLAGE_TRAINING__COORDINATOR_ID", "12"),
         ("AIVILLAGE_GATEWAY__HTTP_LISTEN", "127.0.0.1:0"),
@@ -31,29 +24,20 @@ fn every_key_can_be_set_by_a_variable_that_stands_above_the_file() {
         ("PATH", "/usr/bin"),
     ]);
     let loaded = resolve(
-        Some((
-            Path::new("f.yaml"),
-            "federated_systems: {training: {default_rounds: 5, max_concurrent_jobs: 3}}",
-        )),
+        Some((Path::new("f.yaml"), "federated_systems: {training: {default_rounds: 5, max_concurrent_jobs: 3}}")),
         &environment.overrides,
     )
     .unwrap();
     let config = &loaded.config;
-    assert_eq!(
-        (
-            config.training.default_rounds,
-            config.training.max_concurrent_jobs
-        ),
-        (7, 3)
-    );
+    assert_eq!((config.training.default_rounds, config.training.max_concurrent_jobs), (7, 3));
     assert!(!config.training.privacy.enable_secure_aggregation);
     assert_eq!(config.training.privacy.default_delta, 1e-6);
     assert_eq!(config.training.coordinator_id, "12");
     assert_eq!(config.gateway.http_listen.port(), 0);
     assert_eq!(config.gateway.cors_origins, ["https://a.example"]);
-    assert!(loaded.describe().starts_with(
-        "f.yaml, with AIVILLAGE_GATEWAY__CORS_ORIGINS, AIVILLAGE_GATEWAY__HTTP_LISTEN"
-    ));
+    assert!(
+        loaded.describe().starts_with("f.yaml, with AIVILLAGE_GATEWAY__CORS_ORIGINS, AIVILLAGE_GATEWAY__HTTP_LISTEN")
+    );
 }
 
 #[test]
@@ -71,10 +55,7 @@ fn each_key_of_the_table_has_its_own_variable() {
             Json::Bool(_) | Json::Number(_) | Json::Array(_) | Json::Object(_) => value.to_string(),
         };
         let set = environment(&[(&variable(key.path), &text)]);
-        assert_eq!(
-            (set.overrides[0].path, &set.overrides[0].value),
-            (key.path, value)
-        );
+        assert_eq!((set.overrides[0].path, &set.overrides[0].value), (key.path, value));
     }
 }
 
@@ -152,23 +133,13 @@ fn values_that_do_not_fit_are_refused_with_the_range() {
 
 #[test]
 fn contradictions_made_by_a_variable_name_it() {
-    let environment = environment(&[(
-        "AIVILLAGE_TRAINING__PARTICIPANT_SELECTION__MIN_PARTICIPANTS",
-        "60",
-    )]);
-    let error = resolve(None, &environment.overrides)
-        .unwrap_err()
-        .to_string();
+    let environment = environment(&[("AIVILLAGE_TRAINING__PARTICIPANT_SELECTION__MIN_PARTICIPANTS", "60")]);
+    let error = resolve(None, &environment.overrides).unwrap_err().to_string();
     assert!(
-        error.contains(
-            "environment variable AIVILLAGE_TRAINING__PARTICIPANT_SELECTION__MIN_PARTICIPANTS"
-        ),
+        error.contains("environment variable AIVILLAGE_TRAINING__PARTICIPANT_SELECTION__MIN_PARTICIPANTS"),
         "{error}"
     );
-    assert!(
-        error.contains("`min_participants` (60) is above `max_participants` (50)"),
-        "{error}"
-    );
+    assert!(error.contains("`min_participants` (60) is above `max_participants` (50)"), "{error}");
 }
 
 #[test]
@@ -181,17 +152,10 @@ fn the_guides_variables_are_understood() {
         ("AIVILLAGE_URL", "http://127.0.0.1:8000"),
     ]);
     assert!(production.production && !production.enable_federated);
-    assert_eq!(
-        production.api_key.as_ref().unwrap().expose(),
-        "0123456789abcdef"
-    );
+    assert_eq!(production.api_key.as_ref().unwrap().expose(), "0123456789abcdef");
     assert_eq!(production.url.as_deref(), Some("http://127.0.0.1:8000"));
     assert!(production.overrides.is_empty());
-    let nothing = environment(&[
-        ("API_KEY", ""),
-        ("ENVIRONMENT", ""),
-        ("ENABLE_FEDERATED", ""),
-    ]);
+    let nothing = environment(&[("API_KEY", ""), ("ENVIRONMENT", ""), ("ENABLE_FEDERATED", "")]);
     assert_eq!(nothing, Environment::default());
     assert!(nothing.enable_federated && !nothing.production);
 }
@@ -209,8 +173,7 @@ fn a_secret_is_never_shown() {
 fn a_value_that_is_not_text_is_refused() {
     use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt;
-    let error =
-        Environment::from_pairs([("AIVILLAGE_URL", OsString::from_vec(vec![0xff]))]).unwrap_err();
+    let error = Environment::from_pairs([("AIVILLAGE_URL", OsString::from_vec(vec![0xff]))]).unwrap_err();
     assert!(error.to_string().contains("the value is not UTF-8 text"));
     let unset = Environment::from_pairs([("OTHER", OsString::from_vec(vec![0xff]))]).unwrap();
     assert_eq!(unset, Environment::default());
