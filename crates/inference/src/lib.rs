@@ -2,10 +2,13 @@
 #![warn(missing_docs)]
 
 pub mod config;
+pub mod core;
 pub mod error;
 pub mod handle;
+pub mod input;
 pub mod metrics;
 pub mod model;
+pub mod plan;
 pub mod predictor;
 pub mod request;
 
