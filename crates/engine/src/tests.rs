@@ -1,0 +1,150 @@
+//! The layers against arithmetic: each gradient against central differences in f64, and bits that do not move.
+
+use aivillage_base::arch::{Architecture, LayerSpec, Recipe, Task};
+use aivillage_base::rng::SeededRng;
+
+use crate::loss::{Wanted, differentiate, measure};
+use crate::network::Network;
+
+const CLASSES: Task = Task::Classification { classes: 3 };
+
+fn dense(units: usize) -> LayerSpec {
+    LayerSpec::Dense { units }
+}
+
+fn conv(filters: usize, kernel: usize) -> LayerSpec {
+    LayerSpec::Conv2d { filters, kernel }
+}
+
+fn pool(size: usize) -> LayerSpec {
+    LayerSpec::MaxPool2d { size }
+}
+
+fn numbers(n: usize, seed: u64) -> Vec<f64> {
+    let mut rng = SeededRng::new("test numbers", seed, &[]);
+    (0..n).map(|_| 2.0 * rng.unit() - 1.0).collect()
+}
+
+/// Compares the gradient of the mean loss with respect to every value of the model with central differences in f64.
+fn check_gradient(input: &[usize], layers: Vec<LayerSpec>, task: Task) {
+    const ROWS: usize = 4;
+    let arch = Architecture { input: input.to_vec(), layers, task };
+    let network = Network::new(&arch).unwrap();
+    let mut values = numbers(network.parameters(), 1);
+    let x = numbers(ROWS * network.input(), 2);
+    let targets = [0.5f32, -1.0, 2.0, 0.25];
+    let wanted = match task {
+        Task::Classification { .. } => Wanted::Labels(&[0, 2, 1, 2]),
+        Task::Regression => Wanted::Values(&targets),
+    };
+    let mut work = network.workspace(ROWS);
+    let mut gradient = vec![f64::NAN; network.parameters()];
+    let logits = network.forward(&values, &x, ROWS, &mut work).to_vec();
+    let seen = network.backward(&values, &x, ROWS, &mut work, &mut gradient, |y, g| differentiate(y, wanted, g));
+    assert!((seen.loss - measure(&logits, wanted).loss).abs() < 1e-12);
+    assert_eq!(seen.right, measure(&logits, wanted).right);
+    let mut loss = |values: &[f64]| measure(network.forward(values, &x, ROWS, &mut work), wanted).loss / 4.0;
+    for i in 0..values.len() {
+        let (kept, h) = (values[i], 1e-6);
+        values[i] = kept + h;
+        let above = loss(&values);
+        values[i] = kept - h;
+        let below = loss(&values);
+        values[i] = kept;
+        let difference = (above - below) / (2.0 * h);
+        // Rounding of the two losses, divided by 2h, is what the differences cannot see.
+        let allowed = 1e-6 * difference.abs().max(gradient[i].abs()) + 1e-9 * seen.loss.max(1.0);
+        assert!((difference - gradient[i]).abs() < allowed, "{arch:?} value {i}: {} by differences, {} by the layers", difference, gradient[i]);
+    }
+}
+
+#[test]
+fn gradients_of_dense_layers_match_differences() {
+    check_gradient(&[5], vec![dense(3)], CLASSES);
+    check_gradient(&[5], vec![dense(1)], Task::Regression);
+    check_gradient(&[5], vec![dense(7), LayerSpec::Relu, dense(4), LayerSpec::Relu, dense(3)], CLASSES);
+    check_gradient(&[5], vec![LayerSpec::Relu, dense(4), LayerSpec::Relu, LayerSpec::Relu, dense(1)], Task::Regression);
+}
+
+#[test]
+fn gradients_of_convolutions_and_pools_match_differences() {
+    check_gradient(&[2, 4, 5], vec![conv(3, 3), LayerSpec::Flatten, dense(3)], CLASSES);
+    check_gradient(&[1, 5, 5], vec![conv(2, 5), LayerSpec::Relu, pool(2), LayerSpec::Flatten, dense(3)], CLASSES);
+    // Kernel larger than the image, a pool that drops a border, a convolution behind a pool, a 1 x 1 kernel.
+    check_gradient(
+        &[2, 7, 6],
+        vec![conv(3, 9), LayerSpec::Relu, pool(3), conv(2, 3), LayerSpec::Relu, conv(2, 1), LayerSpec::Flatten, dense(1)],
+        Task::Regression,
+    );
+    check_gradient(&[2, 4, 4], vec![pool(2), LayerSpec::Flatten, dense(3)], CLASSES);
+}
+
+#[test]
+fn a_convolution_is_what_its_definition_says() {
+    let arch = Architecture {
+        input: vec![1, 2, 3],
+        layers: vec![conv(1, 3), LayerSpec::Flatten, dense(1)],
+        task: Task::Regression,
+    };
+    let network = Network::new(&arch).unwrap();
+    // Bias 10, kernel 1..9; then a dense layer that adds everything up.
+    let mut values = vec![10.0f64];
+    values.extend((1..=9).map(f64::from));
+    values.push(0.0);
+    values.extend([1.0; 6]);
+    let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    let mut want = 0.0;
+    for row in 0..2i32 {
+        for column in 0..3i32 {
+            want += 10.0;
+            for i in 0..3 {
+                for j in 0..3 {
+                    let (r, c) = (row + i - 1, column + j - 1);
+                    if (0..2).contains(&r) && (0..3).contains(&c) {
+                        want += f64::from(i * 3 + j + 1) * x[usize::try_from(r * 3 + c).unwrap()];
+                    }
+                }
+            }
+        }
+    }
+    let mut work = network.workspace(1);
+    assert_eq!(network.forward(&values, &x, 1, &mut work), [want]);
+}
+
+#[test]
+fn a_rows_output_does_not_depend_on_its_company() {
+    let classes = Task::Classification { classes: 10 };
+    for (input, recipe) in [
+        (vec![784], Recipe::Mlp { hidden: vec![128] }),
+        (vec![700], Recipe::Mlp { hidden: vec![33, 7] }),
+        (vec![784], Recipe::SimpleCnn),
+    ] {
+        let arch = recipe.build(&input, classes).unwrap();
+        let network = Network::new(&arch).unwrap();
+        let values = crate::initial_values(&arch, 1).unwrap();
+        let rows = 33;
+        #[expect(clippy::cast_possible_truncation, reason = "test data")]
+        let x: Vec<f32> = numbers(rows * network.input(), 3).iter().map(|v| *v as f32).collect();
+        let together = network.forward(&values, &x, rows, &mut network.workspace(rows)).to_vec();
+        for block in [1, 2, 5, 8, 32] {
+            let mut work = network.workspace(block);
+            let apart: Vec<f32> = x
+                .chunks(block * network.input())
+                .flat_map(|x| network.forward(&values, x, x.len() / network.input(), &mut work).to_vec())
+                .collect();
+            let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&together), bits(&apart), "{recipe:?} in blocks of {block}");
+        }
+    }
+}
+
+#[test]
+fn models_that_compute_nothing_or_too_much_are_refused() {
+    let text = |input: &[usize], layers: Vec<LayerSpec>, task| {
+        Network::new(&Architecture { input: input.to_vec(), layers, task }).unwrap_err().to_string()
+    };
+    assert!(text(&[3], vec![], CLASSES).contains("at least one layer"));
+    assert!(text(&[3], vec![dense(2)], CLASSES).contains("needs [3]"));
+    let huge = vec![conv(4096, 1), pool(1024), pool(2), LayerSpec::Flatten, dense(3)];
+    assert!(text(&[1, 2048, 2048], huge, CLASSES).contains("too large"));
+}
