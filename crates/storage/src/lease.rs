@@ -40,7 +40,7 @@ pub(crate) fn acquire(current: Option<&Lease>, holder: &str, now_ms: u64, ttl: D
 /// What the lease becomes if `holder` gives it back; None = not its to give.
 pub(crate) fn release(current: Option<&Lease>, holder: &str) -> Option<Lease> {
     let lease = current?;
-    (lease.holder.as_deref() == Some(holder)).then(|| Lease { holder: None, epoch: lease.epoch, expires_ms: 0 })
+    (lease.holder.as_deref() == Some(holder)).then_some(Lease { holder: None, epoch: lease.epoch, expires_ms: 0 })
 }
 
 /// Whether a step of tenure `epoch` may still be written. Expiry alone does not forbid it: until somebody else takes

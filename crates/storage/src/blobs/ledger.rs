@@ -77,3 +77,40 @@ impl Ledger {
         before.is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: u64 = 1024 * 1024;
+
+    #[test]
+    fn the_disk_bounds_what_is_promised_but_counts_written_bytes_once() {
+        let mut ledger = Ledger::new(None);
+        let free = RESERVE + 100 * MB;
+        assert_eq!(ledger.available(free), 100 * MB);
+        ledger.promise(60 * MB, free).unwrap();
+        assert_eq!(ledger.available(free), 40 * MB);
+        assert!(matches!(
+            ledger.promise(41 * MB, free),
+            Err(StoreError::Full { needed, available }) if needed == 41 * MB && available == 40 * MB
+        ));
+        // 50 MB arrive: the disk itself now has that much less, the promise must not take it again.
+        ledger.wrote(50 * MB);
+        assert_eq!(ledger.available(free - 50 * MB), 40 * MB);
+        ledger.insert(Digest::of(b"x"), 50 * MB);
+        ledger.settle(60 * MB, 50 * MB);
+        assert_eq!(ledger.available(free - 50 * MB), 50 * MB);
+    }
+
+    #[test]
+    fn the_reserve_and_the_quota_never_underflow() {
+        let mut ledger = Ledger::new(Some(10));
+        assert_eq!(ledger.available(RESERVE - 1), 0);
+        ledger.insert(Digest::of(b"more than the quota, from before it was lowered"), 50);
+        assert_eq!(ledger.available(u64::MAX), 0);
+        assert!(ledger.remove(&Digest::of(b"more than the quota, from before it was lowered")));
+        assert!(!ledger.remove(&Digest::of(b"never there")));
+        assert_eq!(ledger.available(u64::MAX), 10);
+    }
+}

@@ -4,9 +4,9 @@
 //! [`records_contract!`](crate::records_contract) and [`blobs_contract!`](crate::blobs_contract) turn the whole suite
 //! into tests of the calling module (they need `tokio` with `macros` and `rt` among its dev-dependencies):
 //!
-//! ```ignore
-//! mod memory {
-//!     storage::records_contract!(|clock| Arc::new(MemoryRecords::new(clock)));
+//! ```text
+//! mod memory_records {
+//!     aivillage_storage::records_contract!(|clock| Arc::new(MemoryRecords::new(clock)));
 //! }
 //! ```
 

@@ -3,6 +3,7 @@
 //! Promise: a file of an older version is brought to this one, in one transaction per step; a newer one, or a file
 //! that is not ours, is refused untouched.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use aivillage_base::ports::StoreError;
 use rusqlite::{Connection, OpenFlags};
 
 use super::fault::store_error;
+use crate::disk;
 
 /// "AIVl": tells `file(1)` and us whose file this is.
 const APPLICATION_ID: i32 = 0x4149_566c;
@@ -36,7 +38,11 @@ const BUSY: Duration = Duration::from_secs(5);
 /// The one connection that writes.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let failed = |e: &rusqlite::Error| store_error(&format!("cannot open {}", path.display()), e);
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // For this user only, and SQLite gives its log the same mode: records hold updates and hashed keys.
+    let mut private = std::fs::OpenOptions::new();
+    private.append(true).create(true).mode(0o600);
+    private.open(path).map_err(|e| disk::unusable("open", path, &e))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(|e| failed(&e))?;
     connection.busy_timeout(BUSY).map_err(|e| failed(&e))?;
     let version = check_ours(&connection, path, failed)?;

@@ -67,3 +67,12 @@ async fn dropping_the_store_finishes_what_was_queued() {
     let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
     assert!(files.iter().any(|name| name == "store.sqlite"), "{files:?}");
 }
+
+#[test]
+fn the_writer_waits_for_the_disk_at_every_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let connection = schema::open_writer(&dir.path().join("store.sqlite")).unwrap();
+    let ask = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, rusqlite::types::Value>(0)).unwrap();
+    assert_eq!(ask("PRAGMA journal_mode"), "wal".to_owned().into());
+    assert_eq!(ask("PRAGMA synchronous"), 2.into(), "2 is FULL: NORMAL would lose acknowledged commits in a power cut");
+}

@@ -85,14 +85,21 @@ impl Writer {
 
     /// One transaction for the whole group; Err = the file failed and nothing of the group is written.
     fn attempt(&mut self, group: &[Job]) -> Result<Vec<Outcome>, StoreError> {
+        self.roll_back()?;
         let changes = self.connection.total_changes();
         self.run_sql("BEGIN IMMEDIATE")?;
         let done = self.apply_all(group).and_then(|outcomes| self.commit(changes).map(|()| outcomes));
-        // SQLite ends the transaction itself after some errors; a rollback would then be one of its own.
-        if done.is_err() && !self.connection.is_autocommit() {
-            self.run_sql("ROLLBACK")?;
+        if done.is_err()
+            && let Err(error) = self.roll_back()
+        {
+            tracing::error!(file = %self.path.display(), %error, "rolling back failed; tried again before the next write");
         }
         done
+    }
+
+    /// Ends a transaction that has failed. SQLite itself has ended it after some errors: then there is nothing to do.
+    fn roll_back(&self) -> Result<(), StoreError> {
+        if self.connection.is_autocommit() { Ok(()) } else { self.run_sql("ROLLBACK") }
     }
 
     fn apply_all(&mut self, group: &[Job]) -> Result<Vec<Outcome>, StoreError> {

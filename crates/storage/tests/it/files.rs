@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use aivillage_base::Digest;
@@ -151,7 +152,8 @@ async fn the_embedded_store_is_private_and_outlives_the_process() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("a/b");
     let (records, blobs) = open_embedded(&data, ManualClock::at(0), Some(1000)).unwrap();
-    assert_eq!(fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o700);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&data), mode(&data.join("store.sqlite")), mode(&data.join("blobs"))), (0o700, 0o600, 0o700));
     let blob = put_blob(&blobs, Bytes::from_static(b"weights")).await.unwrap();
     records.commit(write("model", blob.digest.to_string().as_bytes())).await.unwrap();
     assert!(blobs.sync_stats().count >= 2, "the file and its folder");
@@ -221,6 +223,26 @@ async fn a_dropped_writer_leaves_no_file() {
     assert_eq!(drafts(), 1, "a large blob is on its way to the disk before it is finished");
     drop(writer);
     assert_eq!(drafts(), 0);
+}
+
+#[test]
+fn a_cancelled_write_fails_its_writer_and_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let blobs = FolderBlobs::open(dir.path(), Some(16 << 20)).unwrap();
+        let mut writer = blobs.writer(16 << 20).await.unwrap();
+        let mut write = writer.write(Bytes::from(vec![1; 16 << 20]));
+        let once = std::future::poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx).is_pending()));
+        assert!(once.await, "a large write goes to the disk and takes its time");
+        drop(write);
+        let refused = writer.write(Bytes::from_static(b"more")).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+        assert!(writer.finish().await.is_err());
+        assert_eq!(blobs.list().await.unwrap(), []);
+    });
+    drop(runtime); // waits for the file work that was under way
+    assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
 }
 
 #[tokio::test]
