@@ -22,7 +22,7 @@ use crate::job::{Input, Job, Rules};
 use crate::record::{JobRecord, Life, RoundRecord, SCHEMA, Stage};
 use crate::recruit::Candidate;
 use crate::round::Round;
-use crate::spec::{JobRequest, ModelChoice, resolve};
+use crate::spec::{CatalogueModel, JobRequest, ModelChoice, resolve};
 use crate::store;
 use crate::view::{EventKind, JobEvent, JobStatus, JobSummary, JobView, Phase, RoundView, TrainingStats};
 
@@ -272,6 +272,24 @@ impl Coordinator {
         })
     }
 
+    /// The catalogue model that a request names, if it names one.
+    async fn find_model(&self, request: &JobRequest) -> Option<CatalogueModel> {
+        match &request.model_architecture {
+            ModelChoice::Named(name) => match ModelId::new(name.clone()) {
+                Ok(id) => self.deps.catalogue.find(&id).await,
+                Err(_) => None,
+            },
+            ModelChoice::Layers(_) => None,
+        }
+    }
+
+    /// All faults of a request, without creating anything.
+    pub(crate) async fn check(&self, request: &JobRequest) -> Vec<Fault> {
+        let model = self.find_model(request).await;
+        let job_id = request.job_id.clone().unwrap_or_else(JobId::random);
+        resolve(request, &self.deps.config, |_| model, job_id, 0).err().unwrap_or_default()
+    }
+
     pub(crate) async fn create(self: &Arc<Self>, request: JobRequest) -> Result<JobId, TrainingError> {
         if self.cancel.is_cancelled() {
             return Err(TrainingError::Stopped);
@@ -280,13 +298,7 @@ impl Coordinator {
         if unfinished >= UNFINISHED_MAX {
             return Err(TrainingError::Full(unfinished));
         }
-        let model = match &request.model_architecture {
-            ModelChoice::Named(name) => match ModelId::new(name.clone()) {
-                Ok(id) => self.deps.catalogue.find(&id).await,
-                Err(_) => None,
-            },
-            ModelChoice::Layers(_) => None,
-        };
+        let model = self.find_model(&request).await;
         let job_id = request.job_id.clone().unwrap_or_else(JobId::random);
         let seed = request.seed.unwrap_or_else(random_seed);
         let spec =

@@ -96,6 +96,11 @@ impl Training {
         self.coordinator.create(request).await
     }
 
+    /// Every fault that [`Self::create`] would find in the request itself; nothing is created.
+    pub async fn check(&self, request: &JobRequest) -> Vec<crate::error::Fault> {
+        self.coordinator.check(request).await
+    }
+
     /// A job with all its rounds.
     ///
     /// # Errors

@@ -1,0 +1,319 @@
+//! JSON bodies at the wall: size, nesting, unknown names and wrong types, all faults of a body together.
+//!
+//! A body is read into a JSON object first; its DTO then takes its fields one by one from [`Fields`], which collects
+//! what is wrong with JSON pointers and suggests the nearest name for an unknown one. Promise: nothing is parsed deeper
+//! than [`DEPTH_MAX`] or longer than the route's limit. Must not know: what any field means.
+
+use std::time::Duration;
+
+use aivillage_base::{ErrorKind, suggest};
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::problem::{Fault, Problem};
+
+/// Deepest nesting of arrays and objects in a body. The guide's bodies need 3, an image batch 6; recursion over a
+/// hostile body must end long before the stack does.
+pub(crate) const DEPTH_MAX: usize = 32;
+
+/// Longest time a JSON body may take to arrive: a few MB over a slow mobile line.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Reads a whole body of at most `limit` bytes.
+///
+/// # Errors
+/// 413 beyond the limit, 408 when it takes too long, 400 when the connection breaks.
+pub(crate) async fn read_all(body: Body, limit: usize) -> Result<Bytes, Problem> {
+    let read = async {
+        let mut body = body;
+        let mut out = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|e| Problem::new(ErrorKind::Invalid, format!("the body could not be read: {e}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if out.len() + data.len() > limit {
+                return Err(too_large(limit as u64));
+            }
+            out.extend_from_slice(&data);
+        }
+        Ok(out.freeze())
+    };
+    tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or_else(|_| {
+        Err(Problem::timeout(format!(
+            "the body did not arrive within {} s: send it again over a faster line",
+            BODY_TIMEOUT.as_secs()
+        )))
+    })
+}
+
+/// 413 with the limit.
+pub(crate) fn too_large(limit: u64) -> Problem {
+    Problem::new(ErrorKind::TooLarge, format!("the body is longer than the limit of {limit} bytes"))
+}
+
+/// Refuses bodies that are not declared as JSON. A browser cannot send `application/json` across sites without asking
+/// first, so this also keeps strange pages from posting.
+pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let given = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let essence = given.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
+        return Ok(());
+    }
+    Err(Problem::media_type(format!(
+        "Content-Type is `{given}`: send a JSON body with `Content-Type: application/json`"
+    )))
+}
+
+/// The body as a JSON object.
+///
+/// # Errors
+/// 400 when it is no JSON object or nested deeper than [`DEPTH_MAX`].
+pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Problem> {
+    if depth(bytes) > DEPTH_MAX {
+        return Err(Problem::faults(vec![Fault::new(
+            "",
+            format!("the body is nested deeper than {DEPTH_MAX} levels: flatten it"),
+        )]));
+    }
+    let value: Value = serde_json::from_slice(bytes)
+        .map_err(|e| Problem::faults(vec![Fault::new("", format!("the body is not valid JSON: {e}"))]))?;
+    match value {
+        Value::Object(map) => Ok(map),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            Err(Problem::faults(vec![Fault::new("", "the body must be a JSON object: {…}")]))
+        }
+    }
+}
+
+/// Deepest nesting of brackets outside strings. Wrong JSON gets some number; the parser refuses it afterwards.
+fn depth(bytes: &[u8]) -> usize {
+    let (mut now, mut deepest, mut in_string, mut escaped) = (0usize, 0usize, false, false);
+    for byte in bytes {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                now += 1;
+                deepest = deepest.max(now);
+            }
+            b']' | b'}' => now = now.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// A DTO that can be read from a JSON object.
+pub(crate) trait FromFields: Sized {
+    /// Takes its fields; None if a required one is absent or wrong (the fault is in `fields`).
+    fn read(fields: &mut Fields) -> Option<Self>;
+}
+
+/// The fields of one JSON object, taken one by one; collects every fault.
+#[derive(Debug)]
+pub(crate) struct Fields {
+    prefix: String,
+    map: Map<String, Value>,
+    known: Vec<&'static str>,
+    faults: Vec<Fault>,
+}
+
+impl Fields {
+    /// Over the object at JSON pointer `prefix` (empty for the body).
+    pub(crate) fn new(prefix: impl Into<String>, map: Map<String, Value>) -> Self {
+        Self { prefix: prefix.into(), map, known: Vec::new(), faults: Vec::new() }
+    }
+
+    /// The pointer of a field.
+    pub(crate) fn pointer(&self, name: &str) -> String {
+        format!("{}/{}", self.prefix, escape(name))
+    }
+
+    /// Notes a fault found by the caller.
+    pub(crate) fn fault(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
+        self.faults.push(Fault::new(pointer, detail));
+    }
+
+    /// A field that may be absent or null. A wrong type is a fault and reads as absent.
+    pub(crate) fn optional<T: DeserializeOwned>(&mut self, name: &'static str) -> Option<T> {
+        self.known.push(name);
+        let value = self.map.remove(name).filter(|v| !v.is_null())?;
+        match serde_path_to_error::deserialize::<_, T>(value) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let pointer = format!("{}{}", self.pointer(name), pointer_of(error.path()));
+                self.faults.push(Fault::new(pointer, with_suggestion(error.into_inner().to_string())));
+                None
+            }
+        }
+    }
+
+    /// A field that must be there.
+    pub(crate) fn required<T: DeserializeOwned>(&mut self, name: &'static str) -> Option<T> {
+        let absent = self.map.get(name).is_none_or(Value::is_null);
+        if absent {
+            self.known.push(name);
+            self.faults.push(Fault::new(self.pointer(name), format!("`{name}` is required")));
+            return None;
+        }
+        self.optional(name)
+    }
+
+    /// A field with a default.
+    pub(crate) fn or<T: DeserializeOwned>(&mut self, name: &'static str, default: T) -> T {
+        self.optional(name).unwrap_or(default)
+    }
+
+    /// A nested object, read by its own DTO; its faults become ours.
+    pub(crate) fn object<T: FromFields>(&mut self, name: &'static str) -> Option<T> {
+        let map = self.optional::<Map<String, Value>>(name)?;
+        let mut inner = Fields::new(self.pointer(name), map);
+        let value = T::read(&mut inner);
+        self.faults.append(&mut inner.finish());
+        value
+    }
+
+    /// All faults, unknown names among them, in the order of the fields.
+    pub(crate) fn finish(mut self) -> Vec<Fault> {
+        let unknown: Vec<String> = self.map.keys().cloned().collect();
+        let mut faults = Vec::with_capacity(unknown.len() + self.faults.len());
+        // Unknown names first: a slip in a name often explains the "required" fault that follows.
+        for name in unknown {
+            faults.push(Fault::new(self.pointer(&name), suggest::unknown("field", &name, &self.known)));
+        }
+        faults.append(&mut self.faults);
+        faults
+    }
+}
+
+/// Reads a DTO from a body.
+///
+/// # Errors
+/// 400 with every fault.
+pub(crate) fn read<T: FromFields>(map: Map<String, Value>) -> Result<T, Problem> {
+    let mut fields = Fields::new("", map);
+    let value = T::read(&mut fields);
+    match (value, fields.finish()) {
+        (Some(value), faults) if faults.is_empty() => Ok(value),
+        (_, faults) => Err(Problem::faults(faults)),
+    }
+}
+
+/// serde's "unknown field/variant `x`, expected one of `a`, `b`" with the nearest name instead of the bare list.
+fn with_suggestion(message: String) -> String {
+    let Some((what, rest)) =
+        ["field", "variant"].iter().find_map(|what| Some((*what, message.strip_prefix(&format!("unknown {what} `"))?)))
+    else {
+        return message;
+    };
+    let mut names = rest.split('`').step_by(2);
+    let valid: Vec<&str> = rest.split('`').skip(2).step_by(2).collect();
+    match names.next() {
+        Some(given) if !valid.is_empty() => {
+            suggest::unknown(if what == "variant" { "value" } else { what }, given, &valid)
+        }
+        Some(_) | None => message,
+    }
+}
+
+/// RFC 6901 escaping.
+fn escape(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+/// serde_path_to_error's path as a JSON pointer.
+fn pointer_of(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    let mut out = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => out.push_str(&format!("/{index}")),
+            Segment::Map { key } => out.push_str(&format!("/{}", escape(key))),
+            Segment::Enum { variant } => out.push_str(&format!("/{}", escape(variant))),
+            Segment::Unknown => {}
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Sample {
+        name: String,
+        rounds: u32,
+        shape: Option<Vec<usize>>,
+    }
+
+    impl FromFields for Sample {
+        fn read(fields: &mut Fields) -> Option<Self> {
+            let name = fields.required("name");
+            let rounds = fields.or("rounds", 100);
+            let shape = fields.optional("shape");
+            Some(Self { name: name?, rounds, shape })
+        }
+    }
+
+    fn check(text: &str) -> Result<Sample, Vec<(String, String)>> {
+        let map = parse_object(text.as_bytes()).unwrap();
+        let mut fields = Fields::new("", map);
+        let value = Sample::read(&mut fields);
+        let faults = fields.finish();
+        if faults.is_empty() {
+            return Ok(value.unwrap());
+        }
+        Err(faults.into_iter().map(|f| (f.pointer, f.detail)).collect())
+    }
+
+    #[test]
+    fn defaults_fill_what_is_absent() {
+        let sample = check(r#"{"name": "x", "shape": null}"#).unwrap();
+        assert_eq!((sample.name.as_str(), sample.rounds, sample.shape), ("x", 100, None));
+    }
+
+    #[test]
+    fn all_faults_come_together_with_pointers() {
+        let faults = check(r#"{"nmae": "x", "rounds": "many", "shape": [1, "a"]}"#).unwrap_err();
+        let pointers: Vec<_> = faults.iter().map(|f| f.0.as_str()).collect();
+        assert_eq!(pointers, ["/nmae", "/name", "/rounds", "/shape/1"]);
+        assert!(faults[0].1.contains("did you mean `name`"), "{}", faults[0].1);
+    }
+
+    #[test]
+    fn brackets_inside_strings_do_not_count_as_nesting() {
+        let text = format!(r#"{{"name": "{}\"{}"}}"#, "[".repeat(50), "{".repeat(50));
+        assert!(parse_object(text.as_bytes()).is_ok());
+        let deep = format!(r#"{{"name": {}{}}}"#, "[".repeat(DEPTH_MAX), "]".repeat(DEPTH_MAX));
+        assert_eq!(parse_object(deep.as_bytes()).unwrap_err().status(), 400);
+        let fits = format!(r#"{{"name": {}{}}}"#, "[".repeat(DEPTH_MAX - 1), "]".repeat(DEPTH_MAX - 1));
+        assert!(parse_object(fits.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn forms_and_nameless_bodies_are_not_json() {
+        let with = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, http::HeaderValue::from_static(value));
+            require_json(&headers)
+        };
+        assert!(with("application/json; charset=utf-8").is_ok());
+        assert!(with("application/x-www-form-urlencoded").is_err());
+        assert!(with("text/plain").is_err());
+        assert!(require_json(&HeaderMap::new()).is_err());
+    }
+}

@@ -1,0 +1,288 @@
+//! Training jobs: what is told about them.
+
+use aivillage_base::time::rfc3339;
+use aivillage_base::wire::{BlobRef, LocalMetrics};
+use aivillage_training::view::{EventKind, JobSummary, JobView, MemberView, RoundView};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::dto::when;
+
+/// Bytes that can be fetched.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Blob {
+    /// BLAKE3, 64 hex characters.
+    pub(crate) blake3: String,
+    /// Length.
+    pub(crate) bytes: u64,
+}
+
+impl From<BlobRef> for Blob {
+    fn from(blob: BlobRef) -> Self {
+        Self { blake3: blob.digest.to_string(), bytes: blob.bytes }
+    }
+}
+
+/// A job with its rounds.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct JobAnswer {
+    job_id: String,
+    job_name: String,
+    /// `created`, `running`, `completed`, `failed` or `cancelled`.
+    status: &'static str,
+    /// Of the attempt under way: `recruiting`, `collecting`, `publishing`; null when there is none.
+    phase: Option<&'static str>,
+    /// Why it failed, or what it waits for.
+    reason: Option<String>,
+    job_type: &'static str,
+    /// Recipe or catalogue model.
+    model_architecture: String,
+    /// Published rounds.
+    rounds_completed: u32,
+    total_rounds: u32,
+    min_participants: u32,
+    max_participants: u32,
+    mobile_friendly: bool,
+    /// None in this version: the gateway sees each node's update.
+    privacy_techniques: Vec<String>,
+    strategy: String,
+    hyperparameters: Hyperparameters,
+    /// Seed of all training randomness.
+    seed: u64,
+    /// Of the newest published round, and bytes over all rounds shown.
+    metrics: JobMetrics,
+    /// The round whose model did best on the nodes' own data, as far as they have said.
+    best_round: Option<u32>,
+    /// The newest model.
+    model: Option<Blob>,
+    /// Its catalogue entry, once the job is completed.
+    model_id: Option<String>,
+    created_at: String,
+    ended_at: Option<String>,
+    /// The attempt under way.
+    current_round: Option<Round>,
+    /// Ended attempts, oldest first.
+    rounds: Vec<Round>,
+}
+
+/// How nodes train.
+#[derive(Debug, Serialize, ToSchema)]
+struct Hyperparameters {
+    local_epochs: u32,
+    batch_size: u32,
+    learning_rate: f64,
+    momentum: f64,
+    weight_decay: f64,
+    max_examples: u32,
+    round_timeout_s: f64,
+}
+
+/// Figures of a job.
+#[derive(Debug, Serialize, ToSchema)]
+struct JobMetrics {
+    /// Weighted mean of the members' training loss.
+    loss: Option<f64>,
+    /// Weighted mean of the members' accuracy with the model they received.
+    accuracy: Option<f64>,
+    /// Updates received and models to be fetched.
+    bytes: u64,
+}
+
+/// One attempt at a round.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Round {
+    round: u32,
+    attempt: u32,
+    /// `recruiting`, `collecting`, `publishing`, `done` or `abandoned`.
+    phase: &'static str,
+    /// Why it was abandoned or what it waits for.
+    reason: Option<String>,
+    /// Who was invited and what became of each.
+    participants: Vec<Member>,
+    loss: Option<f64>,
+    /// With the model that the members *received*.
+    accuracy: Option<f64>,
+    bytes: u64,
+    model: Option<Blob>,
+    opened_at: Option<String>,
+    closed_at: Option<String>,
+    /// From opening to end, restarts included.
+    elapsed_ms: u64,
+}
+
+/// One member of a round.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Member {
+    name: String,
+    /// `invited`, `training`, `lost`, `declined`, `failed`, `counted`, `refused`, `silent`.
+    status: &'static str,
+    /// Why, where there is a why.
+    reason: Option<String>,
+    /// Examples its update counts for.
+    weight: Option<u32>,
+    bytes: Option<u64>,
+    /// Values cut to the grid's bound.
+    clipped: Option<u64>,
+    /// Its own measurements.
+    metrics: Option<MemberMetrics>,
+}
+
+/// What a node measured of itself.
+#[derive(Debug, Serialize, ToSchema)]
+struct MemberMetrics {
+    loss: f64,
+    accuracy: Option<f64>,
+    train_ms: u64,
+}
+
+impl From<LocalMetrics> for MemberMetrics {
+    fn from(m: LocalMetrics) -> Self {
+        Self { loss: m.loss, accuracy: m.accuracy, train_ms: m.train_ms }
+    }
+}
+
+impl From<MemberView> for Member {
+    fn from(m: MemberView) -> Self {
+        Self {
+            name: m.name.to_string(),
+            status: m.status,
+            reason: m.reason,
+            weight: m.weight,
+            bytes: m.bytes,
+            clipped: m.clipped,
+            metrics: m.metrics.map(Into::into),
+        }
+    }
+}
+
+impl From<RoundView> for Round {
+    fn from(r: RoundView) -> Self {
+        Self {
+            round: r.round,
+            attempt: r.attempt,
+            phase: r.phase.as_str(),
+            reason: r.reason,
+            participants: r.members.into_iter().map(Into::into).collect(),
+            loss: r.loss,
+            accuracy: r.accuracy,
+            bytes: r.bytes,
+            model: r.model.map(Into::into),
+            opened_at: when(r.opened_ms),
+            closed_at: when(r.closed_ms),
+            elapsed_ms: r.elapsed_ms,
+        }
+    }
+}
+
+impl JobAnswer {
+    /// At most the newest `rounds_max` ended attempts.
+    pub(crate) fn new(view: JobView, rounds_max: usize) -> Self {
+        let spec = view.spec;
+        let hyperparameters = Hyperparameters {
+            local_epochs: spec.training.epochs,
+            batch_size: spec.training.batch_size,
+            learning_rate: spec.training.learning_rate,
+            momentum: spec.training.momentum,
+            weight_decay: spec.training.weight_decay,
+            max_examples: spec.max_examples,
+            round_timeout_s: spec.round_timeout_ms as f64 / 1000.0,
+        };
+        let newest = view.rounds.iter().rev().find(|r| r.model.is_some());
+        let metrics = JobMetrics {
+            loss: newest.and_then(|r| r.loss),
+            accuracy: newest.and_then(|r| r.accuracy),
+            bytes: view.rounds.iter().chain(&view.current).map(|r| r.bytes).sum(),
+        };
+        let skip = view.rounds.len().saturating_sub(rounds_max);
+        Self {
+            job_name: spec.job_name.clone(),
+            status: view.status.as_str(),
+            phase: view.current.as_ref().map(|r| r.phase.as_str()),
+            reason: view.reason,
+            job_type: "standard",
+            model_architecture: spec.recipe_name().to_owned(),
+            rounds_completed: view.rounds_done,
+            total_rounds: spec.total_rounds,
+            min_participants: spec.min_participants,
+            max_participants: spec.max_participants,
+            mobile_friendly: spec.mobile_friendly,
+            privacy_techniques: Vec::new(),
+            strategy: spec.strategy,
+            hyperparameters,
+            seed: spec.seed,
+            metrics,
+            best_round: view.best_round,
+            model: view.model.map(Into::into),
+            model_id: view.model_id,
+            created_at: rfc3339(view.created_ms),
+            ended_at: when(view.ended_ms),
+            current_round: view.current.map(Into::into),
+            rounds: view.rounds.into_iter().skip(skip).map(Into::into).collect(),
+            job_id: spec.job_id.to_string(),
+        }
+    }
+}
+
+/// All jobs, oldest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct JobList {
+    jobs: Vec<JobLine>,
+}
+
+/// A job in a listing.
+#[derive(Debug, Serialize, ToSchema)]
+struct JobLine {
+    job_id: String,
+    job_name: String,
+    /// `created`, `running`, `completed`, `failed` or `cancelled`.
+    status: &'static str,
+    rounds_completed: u32,
+    total_rounds: u32,
+    created_at: String,
+}
+
+impl From<Vec<JobSummary>> for JobList {
+    fn from(jobs: Vec<JobSummary>) -> Self {
+        let line = |j: JobSummary| JobLine {
+            job_id: j.job_id.to_string(),
+            job_name: j.job_name,
+            status: j.status.as_str(),
+            rounds_completed: j.rounds_done,
+            total_rounds: j.total_rounds,
+            created_at: rfc3339(j.created_ms),
+        };
+        Self { jobs: jobs.into_iter().map(line).collect() }
+    }
+}
+
+/// Data of a server-sent event; the event's name says which.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum EventBody {
+    /// `status`
+    Status { status: &'static str, reason: Option<String> },
+    /// `recruiting`
+    Recruiting { round: u32, waiting_for: String },
+    /// `round_opened`
+    RoundOpened { round: u32, attempt: u32, invited: Vec<String> },
+    /// `member`
+    Member { round: u32, member: Member },
+    /// `round_ended`
+    RoundEnded(Box<Round>),
+}
+
+impl EventBody {
+    /// Name of the event and its data.
+    pub(crate) fn named(kind: EventKind) -> (&'static str, Self) {
+        match kind {
+            EventKind::Status { status, reason } => ("status", Self::Status { status: status.as_str(), reason }),
+            EventKind::Recruiting { round, waiting_for } => ("recruiting", Self::Recruiting { round, waiting_for }),
+            EventKind::RoundOpened { round, attempt, invited } => {
+                let invited = invited.iter().map(ToString::to_string).collect();
+                ("round_opened", Self::RoundOpened { round, attempt, invited })
+            }
+            EventKind::Member { round, member } => ("member", Self::Member { round, member: member.into() }),
+            EventKind::RoundEnded(round) => ("round_ended", Self::RoundEnded(Box::new((*round).into()))),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! How much at once, and how often: 429 with `Retry-After` instead of a queue that grows.
+//!
+//! The rate is a virtual-scheduling leaky bucket (ITU-T I.371, "GCRA"): one number per caller, by the house's clock, so
+//! tests need no waiting. Must not know: which route is asked.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use aivillage_base::ErrorKind;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::app::App;
+use crate::auth::{Principal, peer_ip};
+use crate::problem::Problem;
+
+/// Callers remembered at once; beyond, those whose bucket is full again are forgotten first.
+const CALLERS_MAX: usize = 10_000;
+
+/// The limits of one gateway.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    slots: Arc<Semaphore>,
+    rate: Option<Rate>,
+}
+
+impl Limits {
+    /// At most `concurrent` requests at once and `per_second` of one caller (0 = any number).
+    pub(crate) fn new(concurrent: usize, per_second: u32, burst: u32) -> Self {
+        let rate = (per_second > 0).then(|| Rate::new(per_second, burst));
+        Self { slots: Arc::new(Semaphore::new(concurrent)), rate }
+    }
+}
+
+/// A leaky bucket per caller.
+#[derive(Debug)]
+struct Rate {
+    /// Microseconds that one request takes of the average.
+    interval_us: u64,
+    /// How far ahead of the average a caller may be, in microseconds.
+    tolerance_us: u64,
+    /// When the caller's next request would be on the average.
+    due: Mutex<HashMap<String, u64>>,
+}
+
+impl Rate {
+    fn new(per_second: u32, burst: u32) -> Self {
+        let interval_us = 1_000_000 / u64::from(per_second.max(1));
+        let tolerance_us = interval_us * u64::from(burst.max(1) - 1);
+        Self { interval_us, tolerance_us, due: Mutex::new(HashMap::new()) }
+    }
+
+    /// Takes one request of `caller` at `now_us`; Err = microseconds until the next one may come.
+    fn take(&self, caller: &str, now_us: u64) -> Result<(), u64> {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        if due.len() >= CALLERS_MAX && !due.contains_key(caller) {
+            due.retain(|_, due| *due > now_us);
+            if due.len() >= CALLERS_MAX {
+                // All of them are busy: forgetting them is better than refusing everybody new.
+                due.clear();
+            }
+        }
+        let next = due.get(caller).copied().unwrap_or(0).max(now_us);
+        if next > now_us + self.tolerance_us {
+            return Err(next - now_us - self.tolerance_us);
+        }
+        due.insert(caller.to_owned(), next + self.interval_us);
+        Ok(())
+    }
+}
+
+/// Middleware: takes a slot and a share of the caller's rate.
+pub(crate) async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    if matches!(request.uri().path(), "/healthz" | "/readyz") {
+        // A gateway under load is alive: probes must not be told 429.
+        return next.run(request).await;
+    }
+    if let Some(rate) = &app.limits.rate {
+        let caller = match request.extensions().get::<Principal>() {
+            Some(principal) if principal.id != "anonymous" => principal.id.clone(),
+            Some(_) | None => peer_ip(&request).map_or_else(String::new, |ip| ip.to_string()),
+        };
+        if let Err(wait_us) = rate.take(&caller, app.clock.now().monotonic_ms * 1000) {
+            return Problem::new(ErrorKind::Overloaded, "more requests than one caller may send: slow down")
+                .retry_after(wait_us.div_ceil(1_000_000).max(1))
+                .into_response();
+        }
+    }
+    let Ok(slot) = Arc::clone(&app.limits.slots).try_acquire_owned() else {
+        return Problem::new(
+            ErrorKind::Overloaded,
+            "the gateway has as many requests in work as it takes: come back in a moment",
+        )
+        .into_response();
+    };
+    next.run(request).await.map(|body| Body::new(HeldBody { body, _slot: slot }))
+}
+
+/// A body that keeps its request's slot until it is sent: an open event stream still counts.
+struct HeldBody {
+    body: Body,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl http_body::Body for HeldBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_and_then_the_average_counts() {
+        let rate = Rate::new(10, 3);
+        let results: Vec<_> = (0..4).map(|_| rate.take("a", 5_000_000).is_ok()).collect();
+        assert_eq!(results, [true, true, true, false]);
+        assert!(rate.take("b", 5_000_000).is_ok(), "another caller is not affected");
+        let wait = rate.take("a", 5_000_000).unwrap_err();
+        assert_eq!(wait, 100_000);
+        assert!(rate.take("a", 5_000_000 + wait).is_ok());
+        assert!(rate.take("a", 5_000_000 + wait).is_err());
+    }
+
+    #[test]
+    fn memory_stays_bounded_whoever_calls() {
+        let rate = Rate::new(1, 1);
+        for i in 0..(CALLERS_MAX * 2 + 5) {
+            rate.take(&i.to_string(), 1).unwrap();
+        }
+        assert!(rate.due.lock().unwrap().len() <= CALLERS_MAX);
+    }
+}
