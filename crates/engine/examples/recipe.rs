@@ -60,12 +60,7 @@ struct Scores {
     central: f64,
 }
 
-fn compare(
-    architecture: &Architecture,
-    training: &LocalTraining,
-    parts: &Split,
-    seed: u64,
-) -> Result<Scores, Failure> {
+fn compare(architecture: &Architecture, training: &LocalTraining, parts: &Split, seed: u64) -> Result<Scores, Failure> {
     let accuracy = |values: &[f32]| -> Result<f64, Failure> {
         Ok(evaluate(architecture, values, &parts.test)?.accuracy.unwrap_or(f64::NAN))
     };

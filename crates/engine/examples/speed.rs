@@ -7,7 +7,10 @@ use aivillage_engine::{bench_recipes, bench_train};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for recipe in bench_recipes() {
         let speed = bench_train(&recipe, 500, 7, &SystemClock::new())?;
-        println!("{}: {:.0} samples/s ({} parameters, batch {})", speed.recipe, speed.samples_per_s, speed.parameters, speed.batch);
+        println!(
+            "{}: {:.0} samples/s ({} parameters, batch {})",
+            speed.recipe, speed.samples_per_s, speed.parameters, speed.batch
+        );
     }
     Ok(())
 }

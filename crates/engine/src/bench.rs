@@ -72,7 +72,10 @@ pub fn bench_train(recipe: &Recipe, slice_ms: u64, slices: usize, clock: &dyn Cl
             }
         };
         if slice > 0 {
-            speeds.push(crate::loss::as_f64(rows) * 1000.0 / crate::loss::as_f64(usize::try_from(elapsed).unwrap_or(usize::MAX)));
+            speeds.push(
+                crate::loss::as_f64(rows) * 1000.0
+                    / crate::loss::as_f64(usize::try_from(elapsed).unwrap_or(usize::MAX)),
+            );
         }
     }
     speeds.sort_by(f64::total_cmp);
@@ -91,4 +94,27 @@ fn images() -> Dataset {
     let x = (0..ROWS * 784).map(|_| rng.unit() as f32).collect();
     let labels = (0..ROWS).map(|_| u32::try_from(rng.below(10)).unwrap_or(0)).collect();
     Dataset::classification("random images", vec![784], 10, x, labels).expect("invariant: lengths and labels fit")
+}
+
+/// Speed of f32 matrix products on one thread, in 10^9 operations a second, measured for `time`.
+#[must_use]
+pub fn gflops(time: std::time::Duration, clock: &dyn Clock) -> f64 {
+    const SIDE: usize = 192;
+    let left = ndarray::Array2::<f32>::from_elem((SIDE, SIDE), 0.5);
+    let mut product = ndarray::Array2::<f32>::zeros((SIDE, SIDE));
+    let started = clock.now().monotonic_ms;
+    let limit = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let mut tries = 0;
+    let elapsed = loop {
+        for _ in 0..4 {
+            ndarray::linalg::general_mat_mul(1.0, &left, &left, 0.0, &mut product);
+        }
+        tries += 4;
+        let elapsed = clock.now().monotonic_ms.saturating_sub(started);
+        if elapsed >= limit.max(1) {
+            break elapsed;
+        }
+    };
+    let operations = crate::loss::as_f64(2 * SIDE * SIDE * SIDE * tries);
+    operations / (crate::loss::as_f64(usize::try_from(elapsed).unwrap_or(usize::MAX)) * 1e6)
 }

@@ -234,12 +234,7 @@ impl Dataset {
     /// What a node says about it to a coordinator: its shape, never its rows.
     #[must_use]
     pub fn summary(&self) -> DataSummary {
-        DataSummary {
-            name: self.name.clone(),
-            rows: self.rows() as u64,
-            input: self.input.clone(),
-            task: self.task,
-        }
+        DataSummary { name: self.name.clone(), rows: self.rows() as u64, input: self.input.clone(), task: self.task }
     }
 
     /// What these rows should give, for a loss.

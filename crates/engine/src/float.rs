@@ -7,7 +7,9 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, LinalgScalar};
 
 /// f32 or f64.
-pub(crate) trait Float: LinalgScalar + PartialOrd + std::ops::AddAssign + std::ops::MulAssign + std::ops::SubAssign {
+pub(crate) trait Float:
+    LinalgScalar + PartialOrd + std::ops::AddAssign + std::ops::MulAssign + std::ops::SubAssign
+{
     /// The nearest value of this type.
     fn of(value: f64) -> Self;
     /// Exact for both types.

@@ -96,12 +96,9 @@ impl Network {
                     filters: *filters,
                     kernel: *kernel,
                 }),
-                (LayerSpec::MaxPool2d { size }, [channels, height, width]) => Operation::MaxPool2d(MaxPool2d {
-                    channels: *channels,
-                    height: *height,
-                    width: *width,
-                    size: *size,
-                }),
+                (LayerSpec::MaxPool2d { size }, [channels, height, width]) => {
+                    Operation::MaxPool2d(MaxPool2d { channels: *channels, height: *height, width: *width, size: *size })
+                }
                 (LayerSpec::Conv2d { .. } | LayerSpec::MaxPool2d { .. }, _) => {
                     unreachable!("invariant: shapes() refuses images of other than three dimensions")
                 }

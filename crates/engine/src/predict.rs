@@ -87,8 +87,7 @@ impl LoadedModel for Model {
         // A panic while the lock was held leaves a list of whole buffers: nothing in it can be half written.
         let spare = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = spare().pop();
-        let mut scratch =
-            taken.unwrap_or_else(|| Scratch { work: self.network.workspace(BLOCK_ROWS), x: Vec::new() });
+        let mut scratch = taken.unwrap_or_else(|| Scratch { work: self.network.workspace(BLOCK_ROWS), x: Vec::new() });
         let mut out = Vec::with_capacity(rows.len());
         let result = rows.chunks(BLOCK_ROWS).try_for_each(|block| self.block(block, &mut scratch, &mut out));
         let mut spare = spare();

@@ -54,7 +54,12 @@ fn check_gradient(input: &[usize], layers: Vec<LayerSpec>, task: Task) {
         let difference = (above - below) / (2.0 * h);
         // Rounding of the two losses, divided by 2h, is what the differences cannot see.
         let allowed = 1e-6 * difference.abs().max(gradient[i].abs()) + 1e-9 * seen.loss.max(1.0);
-        assert!((difference - gradient[i]).abs() < allowed, "{arch:?} value {i}: {} by differences, {} by the layers", difference, gradient[i]);
+        assert!(
+            (difference - gradient[i]).abs() < allowed,
+            "{arch:?} value {i}: {} by differences, {} by the layers",
+            difference,
+            gradient[i]
+        );
     }
 }
 
@@ -73,7 +78,16 @@ fn gradients_of_convolutions_and_pools_match_differences() {
     // Kernel larger than the image, a pool that drops a border, a convolution behind a pool, a 1 x 1 kernel.
     check_gradient(
         &[2, 7, 6],
-        vec![conv(3, 9), LayerSpec::Relu, pool(3), conv(2, 3), LayerSpec::Relu, conv(2, 1), LayerSpec::Flatten, dense(1)],
+        vec![
+            conv(3, 9),
+            LayerSpec::Relu,
+            pool(3),
+            conv(2, 3),
+            LayerSpec::Relu,
+            conv(2, 1),
+            LayerSpec::Flatten,
+            dense(1),
+        ],
         Task::Regression,
     );
     check_gradient(&[2, 4, 4], vec![pool(2), LayerSpec::Flatten, dense(3)], CLASSES);

@@ -4,10 +4,10 @@
 //! fixed order, so the same inputs give the same bits on every run. Runs on one thread: splitting small batches costs more
 //! than it gains, and a machine with many cores runs many nodes.
 
+use aivillage_base::Architecture;
 use aivillage_base::rng::SeededRng;
 use aivillage_base::time::Clock;
 use aivillage_base::wire::{LocalMetrics, LocalTraining};
-use aivillage_base::Architecture;
 use aivillage_training::trainer::{LocalOutcome, TrainError};
 
 use crate::data::{Batch, Dataset};

@@ -34,14 +34,16 @@ impl About<'_> {
 
     fn csv(&self, error: ::csv::Error) -> DataError {
         let line = error.position().map_or(0, ::csv::Position::line);
-        match error.into_kind() {
-            ::csv::ErrorKind::Io(cause) => DataError::Read { path: self.path.to_owned(), cause },
-            ::csv::ErrorKind::UnequalLengths { expected_len, len, .. } => self.line(
-                line,
-                format!("{len} columns, but {expected_len} in the lines before: every line needs the same number"),
-            ),
-            other => self.line(line, format!("not CSV: {other:?}")),
+        if let ::csv::ErrorKind::UnequalLengths { expected_len, len, .. } = error.kind() {
+            let text =
+                format!("{len} columns, but {expected_len} in the lines before: every line needs the same number");
+            return self.line(line, text);
         }
+        let text = error.to_string();
+        if let ::csv::ErrorKind::Io(cause) = error.into_kind() {
+            return DataError::Read { path: self.path.to_owned(), cause };
+        }
+        self.line(line, format!("not CSV: {text}"))
     }
 }
 
@@ -75,19 +77,12 @@ pub(super) fn read(
     Ok(raw)
 }
 
-fn next<R: Read>(
-    reader: &mut ::csv::Reader<R>,
-    record: &mut ByteRecord,
-    about: &About<'_>,
-) -> Result<bool, DataError> {
+fn next<R: Read>(reader: &mut ::csv::Reader<R>, record: &mut ByteRecord, about: &About<'_>) -> Result<bool, DataError> {
     reader.read_byte_record(record).map_err(|e| about.csv(e))
 }
 
 fn names(record: &ByteRecord) -> Vec<String> {
-    record
-        .iter()
-        .map(|cell| String::from_utf8_lossy(cell).trim_start_matches('\u{feff}').trim().to_owned())
-        .collect()
+    record.iter().map(|cell| String::from_utf8_lossy(cell).trim_start_matches('\u{feff}').trim().to_owned()).collect()
 }
 
 /// A finite number, or nothing.
@@ -158,12 +153,7 @@ impl Columns {
     }
 }
 
-fn position(
-    about: &About<'_>,
-    count: usize,
-    header: Option<&[String]>,
-    column: &Column,
-) -> Result<usize, DataError> {
+fn position(about: &About<'_>, count: usize, header: Option<&[String]>, column: &Column) -> Result<usize, DataError> {
     match (column, header) {
         (Column::Index(i), _) => {
             let i = usize::try_from(*i).unwrap_or(usize::MAX);

@@ -16,12 +16,7 @@ use super::{DataError, VALUES_MAX};
 const HEADER_MAX: usize = 1 << 16;
 
 /// Reads the array `features` as rows and the array `label` as their targets.
-pub(super) fn read<R: Read + Seek>(
-    file: R,
-    path: &Path,
-    features: &str,
-    label: &str,
-) -> Result<Raw, DataError> {
+pub(super) fn read<R: Read + Seek>(file: R, path: &Path, features: &str, label: &str) -> Result<Raw, DataError> {
     let content = |place: &str, reason: String| DataError::Content {
         path: path.to_owned(),
         place: if place.is_empty() { String::new() } else { format!(": array `{place}`") },
@@ -51,7 +46,10 @@ pub(super) fn read<R: Read + Seek>(
         }
     };
     if y.shape != [*rows] && y.shape != [*rows, 1] {
-        return Err(content(label, format!("shape {:?}, but `{features}` has {rows} rows: [{rows}] is expected", y.shape)));
+        return Err(content(
+            label,
+            format!("shape {:?}, but `{features}` has {rows} rows: [{rows}] is expected", y.shape),
+        ));
     }
     let width: usize = input.iter().product::<usize>().max(1);
     let mut values = Vec::with_capacity(x.values.len());
@@ -144,7 +142,8 @@ fn values(mut file: impl Read, kind: Kind, count: usize) -> Result<Vec<f64>, Str
     let mut block = vec![0; (8192 * kind.bytes()).min(count * kind.bytes())];
     while values.len() < count {
         let bytes = block.len().min((count - values.len()) * kind.bytes());
-        file.read_exact(&mut block[..bytes]).map_err(|e| format!("cut after {} of {count} numbers: {e}", values.len()))?;
+        file.read_exact(&mut block[..bytes])
+            .map_err(|e| format!("cut after {} of {count} numbers: {e}", values.len()))?;
         values.extend(block[..bytes].chunks_exact(kind.bytes()).map(|b| kind.value(b)));
     }
     Ok(values)
@@ -173,11 +172,8 @@ fn header_fields(text: &str) -> Result<(Kind, Vec<usize>), String> {
     if !after("fortran_order")?.starts_with("False") {
         return Err("it is in Fortran order: save numpy.ascontiguousarray(a)".into());
     }
-    let shape = after("shape")?
-        .strip_prefix('(')
-        .and_then(|s| s.split_once(')'))
-        .ok_or("its header has no readable shape")?
-        .0;
+    let shape =
+        after("shape")?.strip_prefix('(').and_then(|s| s.split_once(')')).ok_or("its header has no readable shape")?.0;
     let shape: Result<Vec<usize>, _> =
         shape.split(',').map(str::trim).filter(|d| !d.is_empty()).map(str::parse).collect();
     Ok((kind, shape.map_err(|_| "its header has no readable shape")?))

@@ -146,9 +146,7 @@ fn shard(source: &Source, which: Bundled, index: u32, of: u32, alpha: f64, seed:
 fn dataset(source: &Source, path: &Path, raw: Raw) -> Result<Dataset, DataError> {
     let Raw { input, x, y } = raw;
     let located = |e: DataError| match e {
-        DataError::Description(reason) => {
-            DataError::Content { path: path.to_owned(), place: String::new(), reason }
-        }
+        DataError::Description(reason) => DataError::Content { path: path.to_owned(), place: String::new(), reason },
         e @ (DataError::Read { .. } | DataError::Content { .. }) => e,
     };
     match source.task {

@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use super::*;
-use crate::data::bundled;
 
 struct Folder(tempfile::TempDir);
 
@@ -61,10 +60,7 @@ fn label_and_features_are_chosen_by_name_or_index() {
     assert_eq!(by_name.train.x(0..1), [80.0, 50.0]);
     assert_eq!(by_name.train.labels(), Some([1, 0].as_slice()));
     let error = folder.load(&csv_source(Some(name("sik")), None)).unwrap_err();
-    assert_eq!(
-        error,
-        "DIR/a.csv:1: unknown column `sik`: did you mean `sick`? (valid: id, sick, age, weight)"
-    );
+    assert_eq!(error, "DIR/a.csv:1: unknown column `sik`: did you mean `sick`? (valid: id, sick, age, weight)");
     let error = folder.load(&csv_source(Some(index(4)), None)).unwrap_err();
     assert_eq!(error, "DIR/a.csv: no column 4: they run from 0 to 3");
     let error = folder.load(&csv_source(Some(index(1)), Some(vec![index(1)]))).unwrap_err();
@@ -80,10 +76,7 @@ fn a_slip_in_a_csv_file_is_named_with_line_and_column() {
     check("1,0\n,1\n", "DIR/a.csv:2:1: an empty cell: a finite number is expected");
     check("1,0\nNaN,1\n", "DIR/a.csv:2:1: `NaN`: a finite number is expected");
     check("1e39,0\n1,1\n", "DIR/a.csv:1:1: the number is too large for 32-bit floating point");
-    check(
-        "1,0\n1,2,3\n",
-        "DIR/a.csv:2: 3 columns, but 2 in the lines before: every line needs the same number",
-    );
+    check("1,0\n1,2,3\n", "DIR/a.csv:2: 3 columns, but 2 in the lines before: every line needs the same number");
     check("0\n1\n", "DIR/a.csv: no column is left to predict from: a file needs at least two columns");
     assert!(csv_error("1,0\n2,0.5\n").contains("row 1 has label 0.5: labels of a classification are 0, 1, 2"));
     assert!(csv_error("1,0\n2,0\n").contains("set `classes`"));
@@ -123,9 +116,7 @@ fn held_out_rows_are_never_trained_on() {
 
 #[test]
 fn a_shard_is_exactly_its_part_of_the_deal() {
-    let of_six = |index| {
-        source(Origin::Shard { dataset: Bundled::Digits, index, of: 6, alpha: 0.3, seed: 1 })
-    };
+    let of_six = |index| source(Origin::Shard { dataset: Bundled::Digits, index, of: 6, alpha: 0.3, seed: 1 });
     let deal = split(Bundled::Digits, 6, 0.3, 1).unwrap();
     for (index, shard) in (0..6).zip(&deal.shards) {
         let loaded = load(&of_six(index), Path::new("")).unwrap().train;
@@ -171,7 +162,8 @@ fn every_accepted_type_of_array_reads_as_the_same_numbers() {
         let folder = Folder::with("a.npz", &npz(&[("x", xd, "(2, 2)", xs), ("y", yd, "(2,)", ys)]));
         assert_eq!(folder.load(&npz_source()).unwrap().train, want, "{xd}");
     }
-    let image = Folder::with("a.npz", &npz(&[("x", "|u1", "(2, 1, 2)", x.to_vec()), ("y", "|u1", "(2, 1)", y.to_vec())]));
+    let image =
+        Folder::with("a.npz", &npz(&[("x", "|u1", "(2, 1, 2)", x.to_vec()), ("y", "|u1", "(2, 1)", y.to_vec())]));
     assert_eq!(image.load(&npz_source()).unwrap().train.input(), [1, 1, 2]);
 }
 
