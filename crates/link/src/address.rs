@@ -28,7 +28,9 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |why: &str| {
-            format!("`{text}` is not the address of a node link ({why}): give HOST:PORT, by default port {DEFAULT_PORT}")
+            format!(
+                "`{text}` is not the address of a node link ({why}): give HOST:PORT, by default port {DEFAULT_PORT}"
+            )
         };
         let rest = match text.trim().split_once("://") {
             None => text.trim(),
@@ -44,7 +46,14 @@ impl FromStr for Address {
         }
         let (host, port) = if let Some(inner) = rest.strip_prefix('[') {
             let (host, after) = inner.split_once(']').ok_or_else(|| wrong("`[` without `]`"))?;
-            (host, if after.is_empty() { None } else { Some(after.strip_prefix(':').ok_or_else(|| wrong("text after `]`"))?) })
+            (
+                host,
+                if after.is_empty() {
+                    None
+                } else {
+                    Some(after.strip_prefix(':').ok_or_else(|| wrong("text after `]`"))?)
+                },
+            )
         } else if rest.matches(':').count() > 1 {
             (rest, None)
         } else {

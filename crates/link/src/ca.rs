@@ -114,10 +114,8 @@ impl Authority {
             let path = path.to_owned();
             move |source| CaError::Io { path, source }
         };
-        let damaged = |path: &Path, why: &dyn fmt::Display| CaError::Damaged {
-            path: path.to_owned(),
-            why: why.to_string(),
-        };
+        let damaged =
+            |path: &Path, why: &dyn fmt::Display| CaError::Damaged { path: path.to_owned(), why: why.to_string() };
         std::fs::create_dir_all(dir).map_err(io(dir))?;
         let key = if let Some(text) = files::read_secret(&key_path).map_err(io(&key_path))? {
             KeyPair::from_pem(&text).map_err(|e| damaged(&key_path, &e))?
@@ -126,8 +124,7 @@ impl Authority {
                 return Err(damaged(&key_path, &"ca.pem is there, ca.key is not"));
             }
             let key = KeyPair::generate().map_err(|e| CaError::Signing(e.to_string()))?;
-            files::write_durably(&key_path, key.serialize_pem().as_bytes(), true)
-                .map_err(io(&key_path))?;
+            files::write_durably(&key_path, key.serialize_pem().as_bytes(), true).map_err(io(&key_path))?;
             key
         };
         let pin = Pin::of_spki(&key.subject_public_key_info());
@@ -139,9 +136,7 @@ impl Authority {
             files::write_durably(&pem_path, pem.as_bytes(), false).map_err(io(&pem_path))?;
         }
         let pem = std::fs::read_to_string(&pem_path).map_err(io(&pem_path))?;
-        let der = CertificateDer::from_pem_slice(pem.as_bytes())
-            .map_err(|e| damaged(&pem_path, &e))?
-            .into_owned();
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| damaged(&pem_path, &e))?.into_owned();
         if crate::tls::pin_of(&der) != Some(pin) {
             return Err(damaged(&pem_path, &"ca.pem does not belong to ca.key"));
         }
@@ -166,12 +161,7 @@ impl Authority {
     }
 
     /// Signs a certificate for the key of a request. Name and uses are ours: what the request claims is ignored.
-    pub(crate) fn sign_node(
-        &self,
-        csr: &Csr,
-        name: &NodeName,
-        lifetime: Duration,
-    ) -> Result<NodeCertificate, CaError> {
+    pub(crate) fn sign_node(&self, csr: &Csr, name: &NodeName, lifetime: Duration) -> Result<NodeCertificate, CaError> {
         let issued_at_ms = self.inner.clock.now().wall_ms;
         let not_after_ms = issued_at_ms.saturating_add(millis(lifetime));
         let mut params = leaf_params(name.as_str(), issued_at_ms, not_after_ms)?;
@@ -189,8 +179,7 @@ impl Authority {
         let mut params = leaf_params(SERVER_NAME, now_ms, now_ms + millis(LEAF_LIFE))?;
         // A node whose clock is a day slow should still be able to tell its owner so.
         params.not_before = date(now_ms.saturating_sub(millis(DAY)))?;
-        params.subject_alt_names =
-            vec![rcgen::SanType::DnsName(SERVER_NAME.try_into().map_err(signing)?)];
+        params.subject_alt_names = vec![rcgen::SanType::DnsName(SERVER_NAME.try_into().map_err(signing)?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate().map_err(signing)?;
         let certificate = params.signed_by(&key, &self.inner.issuer).map_err(signing)?;
@@ -205,14 +194,16 @@ impl Authority {
 impl Csr {
     /// Reads a request and checks its signature.
     pub(crate) fn parse(pem: &str) -> Result<Self, CaError> {
-        let parsed = CertificateSigningRequestParams::from_pem(pem)
-            .map_err(|e| CaError::BadRequest(e.to_string()))?;
+        let parsed = CertificateSigningRequestParams::from_pem(pem).map_err(|e| CaError::BadRequest(e.to_string()))?;
         if parsed.public_key.algorithm() != &rcgen::PKCS_ED25519 {
             return Err(CaError::BadRequest("its key is not an Ed25519 key".to_owned()));
         }
-        let id = parsed.public_key.der_bytes().try_into().map(NodeId).map_err(|_| {
-            CaError::BadRequest("its Ed25519 key does not have 32 bytes".to_owned())
-        })?;
+        let id = parsed
+            .public_key
+            .der_bytes()
+            .try_into()
+            .map(NodeId)
+            .map_err(|_| CaError::BadRequest("its Ed25519 key does not have 32 bytes".to_owned()))?;
         Ok(Self { id, parsed })
     }
 }
@@ -309,9 +300,7 @@ mod tests {
     }
 
     fn pem_body(pem: &str) -> Vec<u8> {
-        rustls::pki_types::CertificateSigningRequestDer::from_pem_slice(pem.as_bytes())
-            .unwrap()
-            .to_vec()
+        rustls::pki_types::CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec()
     }
 
     fn to_pem(der: &[u8]) -> String {

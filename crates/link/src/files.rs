@@ -47,7 +47,9 @@ pub(crate) fn read_secret(path: &Path) -> io::Result<Option<String>> {
         if mode & 0o077 != 0 {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
-                format!("its mode is {mode:o}, others can read it: `chmod 600` it, or replace the key if it may be known"),
+                format!(
+                    "its mode is {mode:o}, others can read it: `chmod 600` it, or replace the key if it may be known"
+                ),
             ));
         }
     }

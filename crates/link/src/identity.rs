@@ -72,10 +72,7 @@ impl Identity {
             let text = Zeroizing::new(text);
             let der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes())
                 .map(|der| Zeroizing::new(der.secret_pkcs8_der().to_vec()));
-            return der
-                .ok()
-                .and_then(Self::from_pkcs8)
-                .ok_or_else(|| IdentityError::Damaged { path: path.to_owned() });
+            return der.ok().and_then(Self::from_pkcs8).ok_or_else(|| IdentityError::Damaged { path: path.to_owned() });
         }
         let identity = Self::generate()?;
         let mut text = Zeroizing::new(String::from("-----BEGIN PRIVATE KEY-----\n"));
@@ -161,10 +158,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("identity.key");
         files::write_durably(&path, b"hello", true).unwrap();
-        assert!(matches!(
-            Identity::open_or_create(&path),
-            Err(IdentityError::Damaged { .. })
-        ));
+        assert!(matches!(Identity::open_or_create(&path), Err(IdentityError::Damaged { .. })));
         assert_eq!(std::fs::read(&path).unwrap(), b"hello");
     }
 

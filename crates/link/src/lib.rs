@@ -34,8 +34,6 @@ pub use ca::{Authority, CaError, SERVER_NAME};
 pub use client::{Enrolment, LinkClient, LinkError, join, renew};
 pub use identity::{Identity, IdentityError};
 pub use protocol::{MESSAGE_MAX, Reason};
-pub use registry::{
-    EnrolledNode, Issued, NewToken, Registry, RegistryError, TokenRecord, TokenState,
-};
+pub use registry::{EnrolledNode, Issued, NewToken, Registry, RegistryError, TokenRecord, TokenState};
 pub use server::{LinkConfig, LinkDeps, LinkServer, Streams};
 pub use token::{Pin, Token, TokenError};

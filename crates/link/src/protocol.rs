@@ -153,10 +153,6 @@ impl Refusal {
     }
 
     pub(crate) fn busy(detail: impl Into<String>, retry_after_ms: u64) -> Self {
-        Self {
-            reason: Reason::Busy,
-            detail: detail.into(),
-            retry_after_ms: Some(retry_after_ms),
-        }
+        Self { reason: Reason::Busy, detail: detail.into(), retry_after_ms: Some(retry_after_ms) }
     }
 }

@@ -129,9 +129,7 @@ pub enum RegistryError {
     #[error("this token was revoked: ask the gateway's operator for a new one")]
     TokenRevoked,
     /// The key already has an owner.
-    #[error(
-        "this node's key is enrolled as `{name}` for owner `{owner}`: join from a fresh folder, or leave first"
-    )]
+    #[error("this node's key is enrolled as `{name}` for owner `{owner}`: join from a fresh folder, or leave first")]
     KeyTaken {
         /// Enrolled name.
         name: NodeName,
@@ -168,10 +166,9 @@ impl RegistryError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::TokenUnknown | Self::NotEnrolled => ErrorKind::Unauthenticated,
-            Self::TokenExpired { .. }
-            | Self::TokenUsed { .. }
-            | Self::TokenRevoked
-            | Self::Revoked { .. } => ErrorKind::Forbidden,
+            Self::TokenExpired { .. } | Self::TokenUsed { .. } | Self::TokenRevoked | Self::Revoked { .. } => {
+                ErrorKind::Forbidden
+            }
             Self::KeyTaken { .. } => ErrorKind::Conflict,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Store(error) => error.kind(),
@@ -201,11 +198,7 @@ impl Registry {
     ///
     /// # Errors
     /// The store's; a record that cannot be read is [`StoreError::Damaged`].
-    pub async fn open(
-        records: Arc<dyn Records>,
-        pin: Pin,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, RegistryError> {
+    pub async fn open(records: Arc<dyn Records>, pin: Pin, clock: Arc<dyn Clock>) -> Result<Self, RegistryError> {
         let nodes = scan_all::<EnrolledNode>(&*records, NODES).await?;
         let view = nodes.into_iter().map(|node| (node.id, node)).collect();
         let (revoked, _) = broadcast::channel(REVOCATIONS);
@@ -330,9 +323,7 @@ impl Registry {
     pub fn admit(&self, key: &NodeId) -> Result<EnrolledNode, RegistryError> {
         match self.view().get(key) {
             None => Err(RegistryError::NotEnrolled),
-            Some(EnrolledNode { name, revoked_ms: Some(_), .. }) => {
-                Err(RegistryError::Revoked { name: name.clone() })
-            }
+            Some(EnrolledNode { name, revoked_ms: Some(_), .. }) => Err(RegistryError::Revoked { name: name.clone() }),
             Some(node) => Ok(node.clone()),
         }
     }
@@ -346,9 +337,7 @@ impl Registry {
     #[must_use]
     pub fn nodes(&self) -> Vec<EnrolledNode> {
         let mut nodes: Vec<_> = self.view().values().cloned().collect();
-        nodes.sort_by(|a, b| {
-            (&a.name, a.revoked_ms.is_some(), a.id).cmp(&(&b.name, b.revoked_ms.is_some(), b.id))
-        });
+        nodes.sort_by(|a, b| (&a.name, a.revoked_ms.is_some(), a.id).cmp(&(&b.name, b.revoked_ms.is_some(), b.id)));
         nodes
     }
 
@@ -359,8 +348,7 @@ impl Registry {
     pub async fn revoke(&self, key: &NodeId) -> Result<EnrolledNode, RegistryError> {
         let _changing = self.inner.changing.lock().await;
         let found = self.view().get(key).cloned();
-        let mut node = found
-            .ok_or_else(|| RegistryError::NotFound { what: "node", given: key.to_string() })?;
+        let mut node = found.ok_or_else(|| RegistryError::NotFound { what: "node", given: key.to_string() })?;
         if node.revoked_ms.is_none() {
             node.revoked_ms = Some(self.inner.clock.now().wall_ms);
             let mut batch = Batch::new("link_node_revoked");
@@ -389,17 +377,15 @@ impl Registry {
 
     fn free_name(&self, owner: &NodeName) -> NodeName {
         let view = self.view();
-        let taken = |name: &NodeName| {
-            view.values().any(|node| node.revoked_ms.is_none() && node.name == *name)
-        };
+        let taken = |name: &NodeName| view.values().any(|node| node.revoked_ms.is_none() && node.name == *name);
         let mut name = owner.clone();
         let mut count = 1u64;
         while taken(&name) {
             count += 1;
             let ending = format!("-{count}");
             let kept = &owner.as_str()[..owner.as_str().len().min(64 - ending.len())];
-            name = NodeName::new(format!("{kept}{ending}"))
-                .expect("invariant: a shortened name with a number is a name");
+            name =
+                NodeName::new(format!("{kept}{ending}")).expect("invariant: a shortened name with a number is a name");
         }
         name
     }
@@ -426,6 +412,5 @@ async fn scan_all<T: for<'de> Deserialize<'de>>(
 }
 
 fn decode<T: for<'de> Deserialize<'de>>(row: &Row) -> Result<T, StoreError> {
-    serde_json::from_slice(&row.value)
-        .map_err(|e| StoreError::Damaged(format!("link record {}: {e}", row.key)))
+    serde_json::from_slice(&row.value).map_err(|e| StoreError::Damaged(format!("link record {}: {e}", row.key)))
 }

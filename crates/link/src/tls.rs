@@ -11,14 +11,11 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::{
-    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
-};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig, SignatureScheme,
 };
 
 use crate::ca::Authority;
@@ -91,10 +88,7 @@ impl ResolvesServerCert for Leaf {
 }
 
 /// The gateway's side: client certificates of our CA are checked if sent, and may be absent.
-pub(crate) fn server(
-    authority: &Authority,
-    clock: &Arc<dyn Clock>,
-) -> Result<Arc<ServerConfig>, TlsError> {
+pub(crate) fn server(authority: &Authority, clock: &Arc<dyn Clock>) -> Result<Arc<ServerConfig>, TlsError> {
     let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority.ca_der())?, provider())
         .allow_unauthenticated()
         .build()
@@ -104,12 +98,11 @@ pub(crate) fn server(
         clock: clock.clone(),
         current: std::sync::RwLock::new(Leaf::make(authority)?),
     };
-    let mut config =
-        ServerConfig::builder_with_details(provider(), Arc::new(WallClock(clock.clone())))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(TlsError::new)?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::new(leaf));
+    let mut config = ServerConfig::builder_with_details(provider(), Arc::new(WallClock(clock.clone())))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError::new)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(leaf));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
@@ -142,9 +135,9 @@ pub(crate) fn client(
         .map_err(TlsError::new)?;
     let builder = match trusts {
         Trusts::Ca(ca) => builder.with_root_certificates(roots(ca)?),
-        Trusts::Pinned(pin) => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Pinned { pin: *pin, provider: provider() })),
+        Trusts::Pinned(pin) => {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Pinned { pin: *pin, provider: provider() }))
+        }
     };
     let mut config = match presents {
         Presents::Nothing => builder.with_no_client_auth(),
@@ -192,13 +185,10 @@ impl ServerCertVerifier for Pinned {
         };
         let mut store = RootCertStore::empty();
         store.add(ca.clone().into_owned())?;
-        rustls::client::WebPkiServerVerifier::builder_with_provider(
-            Arc::new(store),
-            self.provider.clone(),
-        )
-        .build()
-        .map_err(|e| rustls::Error::General(e.to_string()))?
-        .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(store), self.provider.clone())
+            .build()
+            .map_err(|e| rustls::Error::General(e.to_string()))?
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(

@@ -91,8 +91,7 @@ impl FromStr for Token {
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
         let mut parts = text.trim().split('.');
-        let (Some(prefix), Some(secret), Some(pin), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(prefix), Some(secret), Some(pin), None) = (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(TokenError("it needs three parts with dots between them"));
         };

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use super::dial::{self, ANSWER, RequestBody, Stage};
 use super::error::LinkError;
 use super::link::{Inner, Line, LinkClient};
-use crate::protocol::{BLOBS, MESSAGES, UPDATE_HEADER, UPDATES};
+use crate::protocol::{BLOBS, MESSAGE_MAX, MESSAGES, UPDATE_HEADER, UPDATES};
 
 /// How long a large update waits for the coordinator's `100 Continue` before it is sent anyway (RFC 9110 §10.1.1).
 const CONTINUE: Duration = Duration::from_secs(5);
@@ -35,8 +35,11 @@ const SLOWEST: u64 = 16 * 1024;
 #[async_trait]
 impl Uplink for LinkClient {
     async fn send(&self, message: &Up) -> Result<(), UplinkError> {
-        let bytes: Bytes =
-            serde_json::to_vec(message).expect("invariant: messages serialise to JSON").into();
+        let bytes: Bytes = serde_json::to_vec(message).expect("invariant: messages serialise to JSON").into();
+        if bytes.len() > MESSAGE_MAX {
+            let detail = format!("a message of {} bytes; at most {MESSAGE_MAX} travel", bytes.len());
+            return Err(UplinkError::Refused(detail));
+        }
         let within = transfer(bytes.len() as u64);
         self.inner
             .small(within, || {
@@ -49,14 +52,10 @@ impl Uplink for LinkClient {
         Ok(())
     }
 
-    async fn upload(
-        &self,
-        header: &UpdateHeader,
-        payload: Bytes,
-    ) -> Result<UpdateReply, UplinkError> {
+    async fn upload(&self, header: &UpdateHeader, payload: Bytes) -> Result<UpdateReply, UplinkError> {
         let front = serde_json::to_string(header).expect("invariant: headers serialise to JSON");
-        let front = HeaderValue::from_str(&front)
-            .map_err(|e| UplinkError::Refused(format!("the update's header: {e}")))?;
+        let front =
+            HeaderValue::from_str(&front).map_err(|e| UplinkError::Refused(format!("the update's header: {e}")))?;
         let within = transfer(payload.len() as u64);
         let make = || {
             let mut request = if payload.len() <= INLINE_MAX {
@@ -137,11 +136,7 @@ impl Inner {
     }
 
     /// A call with a small answer.
-    async fn small(
-        &self,
-        within: Duration,
-        make: impl Fn() -> Request<RequestBody>,
-    ) -> Result<Bytes, LinkError> {
+    async fn small(&self, within: Duration, make: impl Fn() -> Request<RequestBody>) -> Result<Bytes, LinkError> {
         let call = async {
             let _place = self.place().await;
             let (line, answer) = self.ask(make).await?;
@@ -153,10 +148,7 @@ impl Inner {
     }
 
     /// Sends a request; the answer is a success whose body is still to be read.
-    async fn ask(
-        &self,
-        make: impl Fn() -> Request<RequestBody>,
-    ) -> Result<(Line, Response<Incoming>), LinkError> {
+    async fn ask(&self, make: impl Fn() -> Request<RequestBody>) -> Result<(Line, Response<Incoming>), LinkError> {
         let mut renewed = false;
         loop {
             let mut line = self.line().await?;
@@ -181,11 +173,7 @@ impl Inner {
         }
     }
 
-    async fn download(
-        &self,
-        answer: Response<Incoming>,
-        blob: &BlobRef,
-    ) -> Result<Bytes, LinkError> {
+    async fn download(&self, answer: Response<Incoming>, blob: &BlobRef) -> Result<Bytes, LinkError> {
         let wrong = |why: String| LinkError::BadAnswer(format!("blob {}: {why}", blob.digest.short()));
         let length = usize::try_from(blob.bytes).map_err(|e| wrong(e.to_string()))?;
         let mut body = answer.into_body();
@@ -206,11 +194,7 @@ impl Inner {
         }
         let got = BlobRef { digest: Digest::from(hasher.finalize()), bytes: bytes.len() as u64 };
         if got != *blob {
-            return Err(wrong(format!(
-                "{} bytes with digest {} came",
-                got.bytes,
-                got.digest.short()
-            )));
+            return Err(wrong(format!("{} bytes with digest {} came", got.bytes, got.digest.short())));
         }
         Ok(bytes.freeze())
     }

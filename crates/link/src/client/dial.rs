@@ -52,9 +52,7 @@ impl Dialer {
     /// A fresh connection.
     pub(crate) async fn dial(&self, tls: Arc<ClientConfig>) -> Result<Sender, LinkError> {
         let address = &self.address;
-        let late = |what: &str| {
-            LinkError::unreachable(address, format!("no {what} within {} s", DIAL.as_secs()))
-        };
+        let late = |what: &str| LinkError::unreachable(address, format!("no {what} within {} s", DIAL.as_secs()));
         let connecting = TcpStream::connect((address.host.as_str(), address.port));
         let stream = tokio::time::timeout(DIAL, connecting)
             .await
@@ -81,11 +79,7 @@ impl Dialer {
         Ok(sender)
     }
 
-    pub(crate) fn failed(
-        &self,
-        stage: Stage,
-        error: &(dyn std::error::Error + 'static),
-    ) -> LinkError {
+    pub(crate) fn failed(&self, stage: Stage, error: &(dyn std::error::Error + 'static)) -> LinkError {
         LinkError::connection(&self.address, stage, self.clock.now().wall_ms, error)
     }
 

@@ -59,21 +59,15 @@ impl Enrolment {
     }
 
     /// TLS as this node.
-    pub(crate) fn tls(
-        &self,
-        identity: &Identity,
-        clock: &Arc<dyn Clock>,
-    ) -> Result<Arc<ClientConfig>, LinkError> {
+    pub(crate) fn tls(&self, identity: &Identity, clock: &Arc<dyn Clock>) -> Result<Arc<ClientConfig>, LinkError> {
         let chain = vec![certificate(&self.certificate_pem)?];
         let presents = Presents::Certificate { identity, chain };
-        tls::client(&Trusts::Ca(&self.ca()?), presents, clock)
-            .map_err(|e| LinkError::BadEnrolment(e.to_string()))
+        tls::client(&Trusts::Ca(&self.ca()?), presents, clock).map_err(|e| LinkError::BadEnrolment(e.to_string()))
     }
 }
 
 fn certificate(pem: &str) -> Result<CertificateDer<'static>, LinkError> {
-    CertificateDer::from_pem_slice(pem.as_bytes())
-        .map_err(|e| LinkError::BadEnrolment(e.to_string()))
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| LinkError::BadEnrolment(e.to_string()))
 }
 
 /// Trades a token for an enrolment at the link `address` (`host:port`). Safe to repeat with the same identity.
@@ -105,11 +99,7 @@ pub async fn join(
 ///
 /// # Errors
 /// [`LinkError`]: above all that the node was revoked.
-pub async fn renew(
-    enrolment: &Enrolment,
-    identity: &Identity,
-    clock: &Arc<dyn Clock>,
-) -> Result<Enrolment, LinkError> {
+pub async fn renew(enrolment: &Enrolment, identity: &Identity, clock: &Arc<dyn Clock>) -> Result<Enrolment, LinkError> {
     let tls = tls::client(&Trusts::Ca(&enrolment.ca()?), Presents::Nothing, clock)
         .map_err(|e| LinkError::BadEnrolment(e.to_string()))?;
     let dialer = enrolment.dialer(clock)?;
@@ -122,11 +112,7 @@ fn request_of(identity: &Identity) -> Result<String, LinkError> {
     identity.csr_pem().map_err(|e| LinkError::BadEnrolment(e.to_string()))
 }
 
-fn enrolment(
-    link: String,
-    identity: &Identity,
-    certified: Certified,
-) -> Result<Enrolment, LinkError> {
+fn enrolment(link: String, identity: &Identity, certified: Certified) -> Result<Enrolment, LinkError> {
     let name = |text: String| NodeName::new(text).map_err(|e| LinkError::BadAnswer(e.to_string()));
     Ok(Enrolment {
         link,

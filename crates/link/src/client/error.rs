@@ -9,7 +9,6 @@ use rustls::{AlertDescription, CertificateError};
 use super::dial::Stage;
 use crate::address::Address;
 use crate::protocol::{Reason, Refusal};
-use crate::tls::PinMismatch;
 use crate::token::TokenError;
 
 /// A failure of joining, renewing, calling or listening.
@@ -25,7 +24,9 @@ pub enum LinkError {
     #[error("the enrolment cannot be used ({0}): join again")]
     BadEnrolment(String),
     /// No connection, or no answer in time.
-    #[error("{address} cannot be reached: {cause}; check the address, the gateway (`aivillage status`) and the firewall")]
+    #[error(
+        "{address} cannot be reached: {cause}; check the address, the gateway (`aivillage status`) and the firewall"
+    )]
     Unreachable {
         /// What was dialled.
         address: String,
@@ -97,10 +98,9 @@ impl LinkError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::BadToken(_) | Self::BadAddress(_) | Self::BadEnrolment(_) => ErrorKind::Invalid,
-            Self::Unreachable { .. }
-            | Self::NotALinkPort { .. }
-            | Self::ClockSkew { .. }
-            | Self::Busy { .. } => ErrorKind::Unavailable,
+            Self::Unreachable { .. } | Self::NotALinkPort { .. } | Self::ClockSkew { .. } | Self::Busy { .. } => {
+                ErrorKind::Unavailable
+            }
             Self::NotTheIssuer { .. } | Self::CertificateExpired | Self::CertificateRejected(_) => {
                 ErrorKind::Unauthenticated
             }
@@ -134,9 +134,7 @@ impl LinkError {
             | Self::CertificateRejected(_)
             | Self::QueueClosed => true,
             Self::Refused { reason, .. } => match reason {
-                Reason::Busy | Reason::Internal | Reason::Unknown | Reason::CertificateExpired => {
-                    false
-                }
+                Reason::Busy | Reason::Internal | Reason::Unknown | Reason::CertificateExpired => false,
                 Reason::Malformed
                 | Reason::TooLarge
                 | Reason::NotFound
@@ -166,11 +164,7 @@ impl LinkError {
 
     /// What the gateway asks to wait.
     pub(crate) fn asked(&self) -> Option<Duration> {
-        if let Self::Busy { after_ms, .. } = self {
-            Some(Duration::from_millis(*after_ms))
-        } else {
-            None
-        }
+        if let Self::Busy { after_ms, .. } = self { Some(Duration::from_millis(*after_ms)) } else { None }
     }
 
     pub(crate) fn unreachable(address: &Address, cause: impl ToString) -> Self {
@@ -179,14 +173,14 @@ impl LinkError {
 
     /// A refusal as the caller sees it.
     pub(crate) fn refused(refusal: Refusal) -> Self {
-        match refusal.reason {
-            Reason::Busy => Self::Busy {
-                after_ms: refusal.retry_after_ms.unwrap_or(1_000),
-                detail: refusal.detail,
-            },
-            Reason::CertificateExpired => Self::CertificateExpired,
-            reason => Self::Refused { reason, detail: refusal.detail },
+        let Refusal { reason, detail, retry_after_ms } = refusal;
+        if reason == Reason::Busy {
+            return Self::Busy { after_ms: retry_after_ms.unwrap_or(1_000), detail };
         }
+        if reason == Reason::CertificateExpired {
+            return Self::CertificateExpired;
+        }
+        Self::Refused { reason, detail }
     }
 
     /// What a failed connection means.
@@ -199,38 +193,45 @@ impl LinkError {
         let Some(tls) = tls_cause(error) else {
             return Self::unreachable(address, root_cause(error));
         };
-        match tls {
-            rustls::Error::InvalidMessage(_) if stage == Stage::Handshake => {
-                Self::NotALinkPort { address: address.to_string() }
-            }
-            rustls::Error::InvalidCertificate(why) => certificate(address, wall_ms, why),
-            rustls::Error::AlertReceived(AlertDescription::CertificateExpired) => {
-                Self::CertificateExpired
-            }
-            rustls::Error::AlertReceived(
-                alert @ (AlertDescription::UnknownCA
-                | AlertDescription::BadCertificate
-                | AlertDescription::CertificateUnknown
-                | AlertDescription::DecryptError),
-            ) => Self::CertificateRejected(format!("{alert:?}")),
-            other => Self::unreachable(address, other),
+        if stage == Stage::Handshake && matches!(tls, rustls::Error::InvalidMessage(_)) {
+            return Self::NotALinkPort { address: address.to_string() };
         }
+        if let rustls::Error::InvalidCertificate(why) = tls {
+            return certificate(address, wall_ms, why);
+        }
+        if let rustls::Error::AlertReceived(alert) = tls {
+            if *alert == AlertDescription::CertificateExpired {
+                return Self::CertificateExpired;
+            }
+            if REJECTIONS.contains(alert) {
+                return Self::CertificateRejected(format!("{alert:?}"));
+            }
+        }
+        Self::unreachable(address, tls)
     }
 }
 
+/// Alerts by which a gateway says that it does not know the authority of our certificate.
+const REJECTIONS: [AlertDescription; 4] = [
+    AlertDescription::UnknownCA,
+    AlertDescription::BadCertificate,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::DecryptError,
+];
+
 fn certificate(address: &Address, wall_ms: u64, why: &CertificateError) -> LinkError {
-    match why {
+    let out_of_time = matches!(
+        why,
         CertificateError::Expired
-        | CertificateError::ExpiredContext { .. }
-        | CertificateError::NotValidYet
-        | CertificateError::NotValidYetContext { .. } => {
-            LinkError::ClockSkew { at: aivillage_base::time::rfc3339(wall_ms) }
-        }
-        CertificateError::Other(other) if other.0.is::<PinMismatch>() => {
-            LinkError::NotTheIssuer { address: address.to_string() }
-        }
-        // Not our enum: whatever else is wrong with it, it is not our gateway's.
-        _ => LinkError::NotTheIssuer { address: address.to_string() },
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. }
+    );
+    if out_of_time {
+        LinkError::ClockSkew { at: aivillage_base::time::rfc3339(wall_ms) }
+    } else {
+        // Another CA's, another name's, no pinned CA behind it: whatever is wrong, it is not our gateway's.
+        LinkError::NotTheIssuer { address: address.to_string() }
     }
 }
 
@@ -260,14 +261,18 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
 
 impl From<LinkError> for UplinkError {
     fn from(error: LinkError) -> Self {
-        match &error {
-            LinkError::Busy { after_ms, .. } => Self::Busy { after_ms: *after_ms },
-            other if other.is_final() => Self::Refused(match &error {
-                LinkError::Refused { detail, .. } => detail.clone(),
-                other => other.to_string(),
-            }),
-            LinkError::Unreachable { cause, .. } => Self::Unreachable(cause.clone()),
-            other => Self::Unreachable(other.to_string()),
+        if let LinkError::Busy { after_ms, .. } = error {
+            return Self::Busy { after_ms };
         }
+        if let LinkError::Unreachable { cause, .. } = error {
+            return Self::Unreachable(cause);
+        }
+        if !error.is_final() {
+            return Self::Unreachable(error.to_string());
+        }
+        if let LinkError::Refused { detail, .. } = error {
+            return Self::Refused(detail);
+        }
+        Self::Refused(error.to_string())
     }
 }

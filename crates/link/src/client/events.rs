@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::{Backoff, chance};
 use super::dial::{self, ANSWER, Stage};
 use super::error::LinkError;
-use super::link::{Inner, LinkClient, Line};
+use super::link::{Inner, Line, LinkClient};
 use crate::lines::LineDecoder;
 use crate::protocol::{DOWN_MAX, EVENTS};
 
@@ -40,11 +40,7 @@ impl LinkClient {
     ///
     /// # Errors
     /// What a person has to mend ([`LinkError::is_final`]): the node was revoked, its CA was replaced; or `messages` is closed.
-    pub async fn run(
-        &self,
-        messages: mpsc::Sender<Down>,
-        cancel: CancellationToken,
-    ) -> Result<(), LinkError> {
+    pub async fn run(&self, messages: mpsc::Sender<Down>, cancel: CancellationToken) -> Result<(), LinkError> {
         tokio::select! {
             () = cancel.cancelled() => Ok(()),
             error = self.inner.listen_for_ever(&messages) => Err(error),
@@ -76,11 +72,7 @@ impl Inner {
     }
 
     /// One stream from its opening to its end.
-    async fn listen(
-        &self,
-        messages: &mpsc::Sender<Down>,
-        backoff: &mut Backoff,
-    ) -> Result<Ended, LinkError> {
+    async fn listen(&self, messages: &mpsc::Sender<Down>, backoff: &mut Backoff) -> Result<Ended, LinkError> {
         // The connection ends when `_line` is dropped.
         let (_line, mut body) = self.within_answer(self.open()).await?;
         let mut decoder = LineDecoder::new(DOWN_MAX);
@@ -180,12 +172,9 @@ impl Inner {
         }
     }
 
-    async fn within_answer<T>(
-        &self,
-        work: impl Future<Output = Result<T, LinkError>>,
-    ) -> Result<T, LinkError> {
-        tokio::time::timeout(ANSWER, work).await.unwrap_or_else(|_| {
-            Err(LinkError::unreachable(&self.dialer.address, "no answer to the stream's opening"))
-        })
+    async fn within_answer<T>(&self, work: impl Future<Output = Result<T, LinkError>>) -> Result<T, LinkError> {
+        tokio::time::timeout(ANSWER, work)
+            .await
+            .unwrap_or_else(|_| Err(LinkError::unreachable(&self.dialer.address, "no answer to the stream's opening")))
     }
 }

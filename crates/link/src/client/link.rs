@@ -93,8 +93,7 @@ impl LinkClient {
         }
         let dialer = enrolment.dialer(&clock)?;
         let tls = enrolment.tls(&identity, &clock)?;
-        let credentials =
-            Credentials { enrolment, tls, generation: 0, renewed_ms: None, tried_ms: None };
+        let credentials = Credentials { enrolment, tls, generation: 0, renewed_ms: None, tried_ms: None };
         let inner = Inner {
             dialer,
             config,
@@ -136,9 +135,7 @@ impl Inner {
             None => (credentials.enrolment.issued_at_ms + due_ms).saturating_sub(now.wall_ms),
         };
         // After a failed try the next waits a twentieth of the life: the old certificate is still good for a while.
-        let again_ms = credentials
-            .tried_ms
-            .map_or(0, |at| (at + life_ms / 20).saturating_sub(now.monotonic_ms));
+        let again_ms = credentials.tried_ms.map_or(0, |at| (at + life_ms / 20).saturating_sub(now.monotonic_ms));
         Duration::from_millis(left_ms.max(again_ms))
     }
 

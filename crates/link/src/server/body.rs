@@ -91,20 +91,14 @@ pub(crate) enum ReadError {
 impl ReadError {
     pub(crate) fn refusal(&self, max: usize) -> Refusal {
         match self {
-            Self::TooLarge => {
-                Refusal::new(Reason::TooLarge, format!("the body exceeds {max} bytes"))
-            }
+            Self::TooLarge => Refusal::new(Reason::TooLarge, format!("the body exceeds {max} bytes")),
             Self::Broken(why) => Refusal::new(Reason::Malformed, why.clone()),
         }
     }
 }
 
 /// Reads a whole body of at most `max` bytes; a declared length beyond it is refused before reading.
-pub(crate) async fn read(
-    mut body: Incoming,
-    max: usize,
-    pause: Duration,
-) -> Result<Bytes, ReadError> {
+pub(crate) async fn read(mut body: Incoming, max: usize, pause: Duration) -> Result<Bytes, ReadError> {
     let hint = body.size_hint();
     if hint.lower() > max as u64 {
         return Err(ReadError::TooLarge);
@@ -124,14 +118,11 @@ pub(crate) async fn read(
 }
 
 /// The next piece of a body; None at its end.
-pub(crate) async fn next(
-    body: &mut Incoming,
-    pause: Duration,
-) -> Result<Option<Bytes>, ReadError> {
+pub(crate) async fn next(body: &mut Incoming, pause: Duration) -> Result<Option<Bytes>, ReadError> {
     loop {
-        let frame = tokio::time::timeout(pause, body.frame()).await.map_err(|_| {
-            ReadError::Broken(format!("no byte of the body came for {} s", pause.as_secs()))
-        })?;
+        let frame = tokio::time::timeout(pause, body.frame())
+            .await
+            .map_err(|_| ReadError::Broken(format!("no byte of the body came for {} s", pause.as_secs())))?;
         match frame {
             None => return Ok(None),
             Some(Err(error)) => return Err(ReadError::Broken(error.to_string())),

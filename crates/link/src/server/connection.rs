@@ -11,7 +11,9 @@ use aivillage_base::NodeId;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +27,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const STRANGER_BUFFER: usize = 8 * 1024;
 /// Read buffer of a node's connection: large enough for uploads to run at disk speed, small enough for hundreds.
 const NODE_BUFFER: usize = 128 * 1024;
+/// Time and bytes for the last words of a connection that is refused.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_MAX: usize = 64 * 1024;
 /// A peer that answers nothing for this long, keep-alive probes included, is gone.
 const VANISHED: Duration = Duration::from_secs(30);
 
@@ -46,11 +51,7 @@ pub(super) struct Door {
 }
 
 impl Door {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        acceptor: TlsAcceptor,
-        cancel: CancellationToken,
-    ) -> Arc<Self> {
+    pub(super) fn new(shared: Arc<Shared>, acceptor: TlsAcceptor, cancel: CancellationToken) -> Arc<Self> {
         let connections = Arc::new(Semaphore::new(shared.config.connections));
         let strangers = Arc::new(Semaphore::new(shared.config.strangers));
         let kill = CancellationToken::new();
@@ -83,10 +84,7 @@ impl Door {
     }
 
     /// The next connection with its places; None when cancelled. Without a place, callers wait in the kernel's backlog.
-    async fn accept(
-        &self,
-        listener: &TcpListener,
-    ) -> Option<(TcpStream, OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+    async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, OwnedSemaphorePermit, OwnedSemaphorePermit)> {
         let arrival = async {
             let place = self.connections.clone().acquire_owned().await;
             let place = place.expect("invariant: the semaphore is never closed");
@@ -111,15 +109,17 @@ impl Door {
     async fn connection(&self, stream: TcpStream, stranger: OwnedSemaphorePermit) {
         notice_vanishing(&stream);
         let config = &self.shared.config;
-        let handshake = tokio::time::timeout(config.handshake, self.acceptor.accept(stream));
+        let handshake = self.acceptor.accept(stream).into_fallible();
+        let handshake = tokio::time::timeout(config.handshake, handshake);
         let handshake = tokio::select! {
             () = self.cancel.cancelled() => return,
             handshake = handshake => handshake,
         };
         let stream = match handshake {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
+            Ok(Err((error, stream))) => {
                 tracing::debug!(%error, "link handshake failed");
+                let _ = tokio::time::timeout(LINGER, linger(stream)).await;
                 return;
             }
             Err(_) => {
@@ -150,9 +150,8 @@ impl Door {
         header: Duration,
     ) {
         let shared = &self.shared;
-        let service = service_fn(move |request| async move {
-            Ok::<_, Infallible>(routes::answer(shared, shown, request).await)
-        });
+        let service =
+            service_fn(move |request| async move { Ok::<_, Infallible>(routes::answer(shared, shown, request).await) });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(header)
@@ -165,10 +164,39 @@ impl Door {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
+            () = revoked(shared, shown) => {
+                // What is being said may be the refusal: it gets a moment, then the node is cut.
+                connection.as_mut().graceful_shutdown();
+                tokio::time::timeout(LINGER, connection).await.unwrap_or(Ok(()))
+            }
         };
         if let Err(error) = result {
             tracing::debug!(%error, "link connection ended");
         }
+    }
+}
+
+/// Returns when the shown key is revoked; for strangers, never.
+async fn revoked(shared: &Shared, shown: Option<Shown>) {
+    let Some(shown) = shown else { return std::future::pending().await };
+    let mut revocations = shared.deps.registry.revocations();
+    // Whatever is told, also that telling was missed: the registry knows.
+    while shared.deps.registry.admit(&shown.id).is_ok() {
+        if revocations.recv().await == Err(RecvError::Closed) {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Reads on after a failed handshake, so that the alert with the reason reaches the peer: closing a socket with unread
+/// bytes would destroy it on its way.
+async fn linger(mut stream: TcpStream) {
+    let mut rest = [0u8; 1024];
+    let mut budget = LINGER_MAX;
+    let _ = stream.shutdown().await;
+    while let Ok(n @ 1..) = stream.read(&mut rest).await {
+        let Some(left) = budget.checked_sub(n) else { return };
+        budget = left;
     }
 }
 

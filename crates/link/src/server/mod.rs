@@ -33,8 +33,8 @@ use crate::registry::Registry;
 use crate::tls::{self, TlsError};
 
 use connection::Door;
-pub use streams::Streams;
 use streams::End;
+pub use streams::Streams;
 
 /// Limits and times of the link. The defaults serve a few hundred nodes.
 #[derive(Debug, Clone)]
@@ -186,11 +186,7 @@ impl Transport for LinkServer {
 }
 
 /// Ends the streams of revoked nodes at once.
-async fn revoke_streams(
-    shared: Arc<Shared>,
-    mut revocations: broadcast::Receiver<NodeId>,
-    cancel: CancellationToken,
-) {
+async fn revoke_streams(shared: Arc<Shared>, mut revocations: broadcast::Receiver<NodeId>, cancel: CancellationToken) {
     loop {
         let next = tokio::select! {
             () = cancel.cancelled() => return,

@@ -21,8 +21,8 @@ use super::connection::Shown;
 use super::{Shared, uploads};
 use crate::ca::{CaError, Csr};
 use crate::protocol::{
-    BLOBS, Certified, EVENTS, JOIN, JOIN_MAX, JoinRequest, MESSAGE_MAX, MESSAGES, RENEW, Reason,
-    Refusal, RenewRequest, UPDATES,
+    BLOBS, Certified, EVENTS, JOIN, JOIN_MAX, JoinRequest, MESSAGE_MAX, MESSAGES, RENEW, Reason, Refusal, RenewRequest,
+    UPDATES,
 };
 use crate::registry::{EnrolledNode, RegistryError};
 use crate::token::Token;
@@ -35,11 +35,7 @@ const LARGE: u64 = 64 * 1024;
 const BUSY_MS: u64 = 1_000;
 
 /// The answer to any request.
-pub(super) async fn answer(
-    shared: &Arc<Shared>,
-    shown: Option<Shown>,
-    request: Request<Incoming>,
-) -> Answer {
+pub(super) async fn answer(shared: &Arc<Shared>, shown: Option<Shown>, request: Request<Incoming>) -> Answer {
     let route = (request.method().clone(), request.uri().path().to_owned());
     let answered = match (&route.0, route.1.as_str()) {
         (&Method::POST, JOIN) => join(shared, request).await,
@@ -105,13 +101,9 @@ pub(super) fn registry_refusal(error: &RegistryError) -> Refusal {
     Refusal::new(reason, error.to_string())
 }
 
-async fn small<T: DeserializeOwned>(
-    shared: &Shared,
-    request: Request<Incoming>,
-) -> Result<T, Refusal> {
-    let bytes = body::read(request.into_body(), JOIN_MAX, shared.config.header)
-        .await
-        .map_err(|e| e.refusal(JOIN_MAX))?;
+async fn small<T: DeserializeOwned>(shared: &Shared, request: Request<Incoming>) -> Result<T, Refusal> {
+    let bytes =
+        body::read(request.into_body(), JOIN_MAX, shared.config.header).await.map_err(|e| e.refusal(JOIN_MAX))?;
     serde_json::from_slice(&bytes).map_err(|e| Refusal::new(Reason::Malformed, e.to_string()))
 }
 
@@ -121,10 +113,8 @@ fn csr(pem: &str) -> Result<Csr, Refusal> {
 
 async fn join(shared: &Shared, request: Request<Incoming>) -> Result<Answer, Refusal> {
     let join: JoinRequest = small(shared, request).await?;
-    let token: Token = join
-        .token
-        .parse()
-        .map_err(|e: crate::TokenError| Refusal::new(Reason::Malformed, e.to_string()))?;
+    let token: Token =
+        join.token.parse().map_err(|e: crate::TokenError| Refusal::new(Reason::Malformed, e.to_string()))?;
     let csr = csr(&join.csr_pem)?;
     let redeemed = shared.deps.registry.redeem(&token, csr.id).await;
     let node = redeemed.map_err(|e| registry_refusal(&e))?;
@@ -171,11 +161,7 @@ async fn events(shared: &Shared, peer: Peer, shown: Shown) -> Result<Answer, Ref
     Ok(answer)
 }
 
-async fn message(
-    shared: &Shared,
-    peer: &Peer,
-    request: Request<Incoming>,
-) -> Result<Answer, Refusal> {
+async fn message(shared: &Shared, peer: &Peer, request: Request<Incoming>) -> Result<Answer, Refusal> {
     let length = body::declared_length(request.headers());
     let _place = if length.is_none_or(|bytes| bytes > LARGE) {
         let place = shared.large.try_acquire();
@@ -190,9 +176,10 @@ async fn message(
         .map_err(|e| Refusal::new(Reason::Malformed, format!("this is no message: {e}")))?;
     let leaves = matches!(up, Up::Leave);
     let taken = shared.deps.inbox.message(peer, up).await;
-    taken.map_err(|e| match Reason::from(e.kind) {
-        Reason::Busy => Refusal::busy(e.detail, BUSY_MS),
-        reason => Refusal::new(reason, e.detail),
+    taken.map_err(|e| {
+        let reason = Reason::from(e.kind);
+        let retry_after_ms = (reason == Reason::Busy).then_some(BUSY_MS);
+        Refusal { reason, detail: e.detail, retry_after_ms }
     })?;
     if leaves {
         let revoked = shared.deps.registry.revoke(&peer.id).await;
@@ -202,15 +189,10 @@ async fn message(
     Ok(body::no_content())
 }
 
-async fn blob(
-    shared: &Arc<Shared>,
-    peer: &Peer,
-    digest: &str,
-    headers: &http::HeaderMap,
-) -> Result<Answer, Refusal> {
-    let digest: Digest = digest.parse().map_err(|e: aivillage_base::digest::DigestError| {
-        Refusal::new(Reason::Malformed, e.to_string())
-    })?;
+async fn blob(shared: &Arc<Shared>, peer: &Peer, digest: &str, headers: &http::HeaderMap) -> Result<Answer, Refusal> {
+    let digest: Digest = digest
+        .parse()
+        .map_err(|e: aivillage_base::digest::DigestError| Refusal::new(Reason::Malformed, e.to_string()))?;
     if !shared.deps.inbox.may_fetch(peer, &digest).await {
         let detail = format!("this node has no use for blob {}", digest.short());
         return Err(Refusal::new(Reason::Forbidden, detail));
@@ -219,9 +201,8 @@ async fn blob(
         tracing::error!(%error, "blob store");
         Refusal::busy("the gateway's blob store cannot be used now", BUSY_MS)
     })?;
-    let bytes = length.ok_or_else(|| {
-        Refusal::new(Reason::NotFound, format!("blob {} is not here (any more)", digest.short()))
-    })?;
+    let bytes = length
+        .ok_or_else(|| Refusal::new(Reason::NotFound, format!("blob {} is not here (any more)", digest.short())))?;
     let from = headers.get(RANGE).and_then(|range| first_byte(range, bytes));
     let start = from.unwrap_or(0);
     let blob = BlobRef { digest, bytes };

@@ -137,12 +137,7 @@ impl Streams {
             }
             generation
         };
-        let departure = Departure {
-            streams: self.clone(),
-            inbox: inbox.clone(),
-            peer: Some(peer.clone()),
-            generation,
-        };
+        let departure = Departure { streams: self.clone(), inbox: inbox.clone(), peer: Some(peer.clone()), generation };
         inbox.connected(&peer).await;
         let now = Instant::now();
         let feed = Feed {
@@ -244,9 +239,7 @@ impl Feed {
         self.over = true;
         match end {
             End::Revoked => None,
-            End::Replaced => {
-                Some(lines::encode(&Down::Goodbye { retry_after_ms: REPLACED_PAUSE_MS }))
-            }
+            End::Replaced => Some(lines::encode(&Down::Goodbye { retry_after_ms: REPLACED_PAUSE_MS })),
             End::Stopping => {
                 let mut line = Vec::new();
                 while let Ok(message) = self.messages.try_recv() {
@@ -270,12 +263,10 @@ struct Departure {
 
 impl Drop for Departure {
     fn drop(&mut self) {
-        let (Some(peer), Ok(runtime)) = (self.peer.take(), tokio::runtime::Handle::try_current())
-        else {
+        let (Some(peer), Ok(runtime)) = (self.peer.take(), tokio::runtime::Handle::try_current()) else {
             return;
         };
-        let (streams, inbox, generation) =
-            (self.streams.clone(), self.inbox.clone(), self.generation);
+        let (streams, inbox, generation) = (self.streams.clone(), self.inbox.clone(), self.generation);
         let leave = async move {
             let _order = streams.order(&peer.id).lock().await;
             {

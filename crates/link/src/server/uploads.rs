@@ -21,18 +21,11 @@ const BLOCK: usize = 256 * 1024;
 /// What a node waits when the store has no room or does not answer.
 const STORE_RETRY_MS: u64 = 10_000;
 
-pub(super) async fn update(
-    shared: &Shared,
-    peer: &Peer,
-    request: Request<Incoming>,
-) -> Result<Answer, Refusal> {
+pub(super) async fn update(shared: &Shared, peer: &Peer, request: Request<Incoming>) -> Result<Answer, Refusal> {
     let header = header(&request)?;
     let claimed = header.payload;
     if claimed.bytes > shared.config.update_max {
-        let detail = format!(
-            "the update has {} bytes, at most {} are taken",
-            claimed.bytes, shared.config.update_max
-        );
+        let detail = format!("the update has {} bytes, at most {} are taken", claimed.bytes, shared.config.update_max);
         return Ok(body::json(&refused("too_large", detail)));
     }
     if let Some(reply) = shared.deps.inbox.offer(peer, &header).await {
@@ -69,9 +62,7 @@ fn refused(reason: &str, detail: String) -> UpdateReply {
 }
 
 fn header(request: &Request<Incoming>) -> Result<UpdateHeader, Refusal> {
-    let wrong = |why: String| {
-        Refusal::new(Reason::Malformed, format!("the header {UPDATE_HEADER} is wrong: {why}"))
-    };
+    let wrong = |why: String| Refusal::new(Reason::Malformed, format!("the header {UPDATE_HEADER} is wrong: {why}"));
     let value = request.headers().get(UPDATE_HEADER).ok_or_else(|| wrong("missing".to_owned()))?;
     serde_json::from_slice(value.as_bytes()).map_err(|e| wrong(e.to_string()))
 }
@@ -109,12 +100,7 @@ fn longer(claimed: BlobRef) -> Failure {
     Failure::Mismatch(format!("more than the {} bytes came that the header claims", claimed.bytes))
 }
 
-async fn stored(
-    blobs: &dyn Blobs,
-    mut body: Incoming,
-    claimed: BlobRef,
-    pause: Duration,
-) -> Result<Payload, Failure> {
+async fn stored(blobs: &dyn Blobs, mut body: Incoming, claimed: BlobRef, pause: Duration) -> Result<Payload, Failure> {
     let mut writer = blobs.writer(claimed.bytes).await.map_err(Failure::Store)?;
     let mut hasher = blake3::Hasher::new();
     let mut bytes = 0u64;
