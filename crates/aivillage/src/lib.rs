@@ -6,3 +6,9 @@
 //! the command line, the wiring.
 
 pub mod config;
+pub mod crash;
+pub mod exit;
+pub mod folder;
+pub mod node;
+pub mod up;
+pub mod wiring;

@@ -1,0 +1,171 @@
+//! A node's folder: what it is, what it keeps, what it has sent.
+//!
+//! ```text
+//! DIR/node.yaml       data, policy, kinds (optional)     DIR/identity.key    Ed25519 key, mode 0600
+//! DIR/enrolment.json  gateway, its CA, certificate       DIR/sent.log        one JSON line a thing sent
+//! DIR/cache/          models by their digest
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aivillage_base::time::Clock;
+use aivillage_link::{Enrolment, Identity};
+use aivillage_training::participant::{SentEntry, SentLog};
+use serde_json::json;
+
+use crate::config::{self, NodeConfig};
+use crate::crash::CrashPoint;
+use crate::exit::{CliError, ExitCode};
+use crate::folder::write_whole;
+
+/// A node's folder.
+#[derive(Debug, Clone)]
+pub struct NodeFolder {
+    path: PathBuf,
+}
+
+impl NodeFolder {
+    /// Creates the folder (mode 0700) if it is new.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn open(path: &Path) -> Result<Self, CliError> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| {
+            CliError::new(ExitCode::Failed, format!("cannot create the node's folder {}: {e}", path.display()))
+                .hint("choose another folder with --dir DIR, or mend its permissions")
+        })?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where fetched models are kept.
+    #[must_use]
+    pub fn cache(&self) -> PathBuf {
+        self.path.join("cache")
+    }
+
+    /// The node's key, made on first use.
+    ///
+    /// # Errors
+    /// The file is damaged or cannot be made.
+    pub fn identity(&self) -> Result<Identity, CliError> {
+        Identity::open_or_create(&self.path.join("identity.key"))
+            .map_err(|e| CliError::new(ExitCode::Failed, e.to_string()))
+    }
+
+    /// The node's settings; a folder without node.yaml has none to change.
+    ///
+    /// # Errors
+    /// Exit code 3 with the place in the file.
+    pub fn config(&self) -> Result<NodeConfig, CliError> {
+        let found = config::node::load(&self.path.join("node.yaml"))
+            .map_err(|e| CliError::new(ExitCode::Configuration, e.to_string()))?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// What the node keeps of having joined.
+    ///
+    /// # Errors
+    /// A damaged file.
+    pub fn enrolment(&self) -> Result<Option<Enrolment>, CliError> {
+        let path = self.path.join("enrolment.json");
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(CliError::new(ExitCode::Failed, format!("cannot read {}: {e}", path.display()))),
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+            CliError::new(ExitCode::Failed, format!("{} is damaged: {e}", path.display()))
+                .hint("remove it and join again with a new token")
+        })
+    }
+
+    /// Keeps an enrolment, whole or not at all.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn keep(&self, enrolment: &Enrolment) -> std::io::Result<()> {
+        let text = serde_json::to_vec_pretty(enrolment).map_err(std::io::Error::other)?;
+        write_whole(&self.path.join("enrolment.json"), &text)
+    }
+
+    /// Forgets the enrolment; the identity and the log stay.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn forget(&self) -> std::io::Result<()> {
+        std::fs::remove_file(self.path.join("enrolment.json"))
+    }
+
+    /// Opens the log of what is sent.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn log(
+        &self,
+        to: &str,
+        clock: Arc<dyn Clock>,
+        crash: Option<Arc<CrashPoint>>,
+    ) -> Result<Arc<FileLog>, CliError> {
+        let path = self.path.join("sent.log");
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        let file = file.map_err(|e| CliError::new(ExitCode::Failed, format!("cannot write {}: {e}", path.display())))?;
+        Ok(Arc::new(FileLog { file: Mutex::new(file), to: to.to_owned(), clock, crash }))
+    }
+}
+
+/// The log as lines of JSON.
+#[derive(Debug)]
+pub struct FileLog {
+    file: Mutex<File>,
+    to: String,
+    clock: Arc<dyn Clock>,
+    crash: Option<Arc<CrashPoint>>,
+}
+
+impl FileLog {
+    /// Appends one line.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn append(&self, kind: &str, mut line: serde_json::Value) -> Result<(), String> {
+        line["at"] = self.clock.now().rfc3339().into();
+        line["to"] = self.to.clone().into();
+        line["kind"] = kind.into();
+        let mut text = line.to_string();
+        text.push('\n');
+        let step = self.crash.as_ref().map(|c| c.before(kind));
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.write_all(text.as_bytes()).map_err(|e| e.to_string())?;
+        drop(file);
+        if let (Some(crash), Some(step)) = (&self.crash, step) {
+            crash.after(step, kind);
+        }
+        Ok(())
+    }
+}
+
+impl SentLog for FileLog {
+    fn record(&self, entry: &SentEntry) -> Result<(), String> {
+        self.append(
+            entry.kind,
+            json!({
+                "job": entry.key.job,
+                "round": entry.key.round,
+                "attempt": entry.key.attempt,
+                "bytes": entry.bytes,
+                "digest": entry.digest,
+                "note": entry.note,
+            }),
+        )
+    }
+}
