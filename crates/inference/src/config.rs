@@ -59,10 +59,7 @@ impl LoadBalancingStrategy {
     /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {
-        Self::ALL
-            .iter()
-            .find(|(_, s)| *s == self)
-            .map_or("", |(name, _)| name)
+        Self::ALL.iter().find(|(_, s)| *s == self).map_or("", |(name, _)| name)
     }
 
     /// What the planner runs, if it is built.
@@ -72,11 +69,7 @@ impl LoadBalancingStrategy {
             Self::CapabilityAware => Some(Strategy::CapabilityAware),
             Self::LeastLoaded => Some(Strategy::LeastLoaded),
             Self::RoundRobin => Some(Strategy::RoundRobin),
-            Self::LatencyOptimized
-            | Self::Random
-            | Self::PowerOfTwo
-            | Self::CostAware
-            | Self::Sticky => None,
+            Self::LatencyOptimized | Self::Random | Self::PowerOfTwo | Self::CostAware | Self::Sticky => None,
         }
     }
 }
@@ -145,9 +138,7 @@ impl InferenceConfig {
             }
         }
         if self.request_timeout_ms == 0 {
-            return refuse(
-                "inference.performance.request_timeout_ms is 0: at least 1 is needed".into(),
-            );
+            return refuse("inference.performance.request_timeout_ms is 0: at least 1 is needed".into());
         }
         self.load_balancing_strategy.built().map_or_else(
             || {
@@ -170,38 +161,18 @@ mod tests {
     fn strategies_that_are_not_built_are_refused_with_the_way_out() {
         for (name, strategy) in LoadBalancingStrategy::ALL {
             assert_eq!(LoadBalancingStrategy::named(name), Ok(strategy));
-            let checked = InferenceConfig {
-                load_balancing_strategy: strategy,
-                ..InferenceConfig::default()
-            }
-            .check();
+            let checked = InferenceConfig { load_balancing_strategy: strategy, ..InferenceConfig::default() }.check();
             assert_eq!(checked.is_ok(), strategy.built().is_some(), "{name}");
             if let Err(error) = checked {
-                assert!(
-                    error.to_string().contains("use one of capability_aware"),
-                    "{error}"
-                );
+                assert!(error.to_string().contains("use one of capability_aware"), "{error}");
             }
         }
-        assert!(
-            LoadBalancingStrategy::named("round_robbin")
-                .unwrap_err()
-                .contains("did you mean `round_robin`")
-        );
+        assert!(LoadBalancingStrategy::named("round_robbin").unwrap_err().contains("did you mean `round_robin`"));
     }
 
     #[test]
     fn a_bound_of_zero_is_refused() {
-        let config = InferenceConfig {
-            max_concurrent_requests: 0,
-            ..InferenceConfig::default()
-        };
-        assert!(
-            config
-                .check()
-                .unwrap_err()
-                .to_string()
-                .contains("max_concurrent_requests is 0")
-        );
+        let config = InferenceConfig { max_concurrent_requests: 0, ..InferenceConfig::default() };
+        assert!(config.check().unwrap_err().to_string().contains("max_concurrent_requests is 0"));
     }
 }

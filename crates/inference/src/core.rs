@@ -53,7 +53,7 @@ pub struct CoreConfig {
 enum Phase {
     Admitted,
     Queued { not_before: u64 },
-    Running { peer: Peer, until: u64 },
+    Running { peer: Peer },
     Done(Box<RequestView>),
 }
 
@@ -62,7 +62,7 @@ struct Active {
     admission: Admission,
     /// Order of admission: the queue is first in, first out.
     seq: u64,
-    submitted: u64,
+    admitted: u64,
     deadline: u64,
     first_sent: Option<u64>,
     attempts: u32,
@@ -83,7 +83,8 @@ pub struct Core {
     requests: BTreeMap<RequestId, Active>,
     queue: BTreeMap<u64, RequestId>,
     timers: BTreeSet<(u64, RequestId)>,
-    done: usize,
+    /// Outcomes that wait for `Stored`.
+    done: BTreeSet<RequestId>,
     seq: u64,
     last: Option<NodeName>,
     books: Books,
@@ -99,7 +100,7 @@ impl Core {
             requests: BTreeMap::new(),
             queue: BTreeMap::new(),
             timers: BTreeSet::new(),
-            done: 0,
+            done: BTreeSet::new(),
             seq: 0,
             last: None,
             books: Books::default(),
@@ -112,6 +113,11 @@ impl Core {
         match input {
             Input::Admit(admission) => self.admit(now, admission, self.config.active_max, &mut out),
             Input::Recover(admission) => self.admit(now, admission, usize::MAX, &mut out),
+            Input::Refuse(id) => {
+                self.books.total += 1;
+                self.books.shed += 1;
+                out.push(Output::Shed(id));
+            }
             Input::Start(id) => {
                 if let Some(active) = self.requests.get(&id)
                     && matches!(active.phase, Phase::Admitted)
@@ -126,32 +132,18 @@ impl Core {
                 }
             }
             Input::Stored(id) => {
-                if self
-                    .requests
-                    .get(&id)
-                    .is_some_and(|a| matches!(a.phase, Phase::Done(_)))
-                {
+                if self.done.remove(&id) {
                     self.requests.remove(&id);
-                    self.done -= 1;
                 }
             }
             Input::Nodes(nodes) => self.set_nodes(now, nodes, &mut out),
             Input::Lost(node) => self.lost(now, node, &mut out),
-            Input::Unsent {
-                request,
-                attempt,
-                reason,
-            } => {
+            Input::Unsent { request, attempt, reason } => {
                 if let Some(peer) = self.running(request, attempt) {
                     self.attempt_failed(now, request, &peer, reason, &mut out);
                 }
             }
-            Input::Answered {
-                from,
-                request,
-                attempt,
-                answer,
-            } => {
+            Input::Answered { from, request, attempt, answer } => {
                 if let Some(peer) = self.running(request, attempt).filter(|p| p.id == from) {
                     self.answered(now, request, &peer, answer, &mut out);
                 }
@@ -177,7 +169,7 @@ impl Core {
     /// Requests without an outcome.
     #[must_use]
     pub fn active(&self) -> usize {
-        self.requests.len() - self.done
+        self.requests.len() - self.done.len()
     }
 
     /// Requests that wait for a node.
@@ -195,9 +187,7 @@ impl Core {
     /// Is this request still without an outcome?
     #[must_use]
     pub fn is_active(&self, id: &RequestId) -> bool {
-        self.requests
-            .get(id)
-            .is_some_and(|a| !matches!(a.phase, Phase::Done(_)))
+        self.requests.get(id).is_some_and(|a| !matches!(a.phase, Phase::Done(_)))
     }
 
     /// What its owner may see of it; None once it is gone. An outcome that is not stored yet is not shown.
@@ -223,13 +213,11 @@ impl Core {
     /// Outcomes that wait for `Stored`: for another try after the store failed.
     #[must_use]
     pub fn unstored(&self) -> Vec<RequestView> {
-        self.requests
-            .values()
-            .filter_map(|a| match &a.phase {
-                Phase::Done(view) => Some((**view).clone()),
-                Phase::Admitted | Phase::Queued { .. } | Phase::Running { .. } => None,
-            })
-            .collect()
+        let views = self.done.iter().filter_map(|id| match &self.requests.get(id)?.phase {
+            Phase::Done(view) => Some((**view).clone()),
+            Phase::Admitted | Phase::Queued { .. } | Phase::Running { .. } => None,
+        });
+        views.collect()
     }
 }
 
@@ -243,22 +231,20 @@ impl Active {
         error: Option<String>,
     ) -> RequestView {
         let nodes_used = match (&self.phase, status) {
-            (Phase::Running { peer, .. }, RequestStatus::Processing | RequestStatus::Completed) => {
+            (Phase::Running { peer }, RequestStatus::Processing | RequestStatus::Completed) => {
                 vec![peer.name.clone()]
             }
             _ => Vec::new(),
         };
+        let elapsed = self.admission.elapsed_ms;
         RequestView {
             request_id: id,
             status,
             result,
             model: self.admission.model.clone(),
             metadata: RequestMetadata {
-                processing_time_ms: now.saturating_sub(self.submitted),
-                queue_ms: self
-                    .first_sent
-                    .unwrap_or(now)
-                    .saturating_sub(self.submitted),
+                processing_time_ms: elapsed + now.saturating_sub(self.admitted),
+                queue_ms: elapsed + self.first_sent.unwrap_or(now).saturating_sub(self.admitted),
                 nodes_used,
                 attempts: self.attempts,
                 privacy_level_achieved: self.admission.privacy,

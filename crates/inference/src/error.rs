@@ -90,11 +90,6 @@ impl InferenceError {
 
     /// One fault at one place.
     pub(crate) fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::Invalid {
-            faults: vec![Fault {
-                pointer: pointer.into(),
-                detail: detail.into(),
-            }],
-        }
+        Self::Invalid { faults: vec![Fault { pointer: pointer.into(), detail: detail.into() }] }
     }
 }

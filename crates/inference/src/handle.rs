@@ -8,11 +8,14 @@ use aivillage_base::wire::{BlobRef, Peer, PredictOutcome};
 use aivillage_base::{Digest, ModelId, NodeId, RequestId};
 use aivillage_fog::Inventory;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::catalogue::Passing;
 use crate::config::InferenceConfig;
+use crate::coordinator::Coordinator;
 use crate::error::InferenceError;
 use crate::metrics::Metrics;
-use crate::model::{ModelInfo, ModelRecord};
+use crate::model::{ModelInfo, ModelRecord, ModelState};
 use crate::request::{InferenceStats, RequestView, Submit, Submitted};
 
 /// What inference needs from the house.
@@ -35,34 +38,41 @@ pub struct Deps {
 /// Handle of inference; clones share it.
 #[derive(Debug, Clone)]
 pub struct Inference {
-    metrics: Metrics,
+    coordinator: Arc<Coordinator>,
+    tasks: TaskTracker,
 }
 
-fn starting<T>() -> Result<T, InferenceError> {
-    Err(InferenceError::Unavailable {
-        detail: "inference is starting".into(),
-    })
-}
+/// While it lives, its model is shown as `uploading` (unless it is servable already).
+#[derive(Debug)]
+pub struct Uploading<'a>(#[expect(dead_code, reason = "kept for its drop")] Passing<'a>);
 
-#[expect(clippy::unused_async, reason = "signatures first")]
 impl Inference {
     /// Opens the catalogue, takes over unfinished requests and starts the timers, which stop with `cancel`.
     ///
     /// # Errors
     /// A setting that is not possible or not built, or the store's own.
-    pub async fn start(deps: Deps, _cancel: CancellationToken) -> Result<Self, InferenceError> {
-        deps.config.check()?;
-        Ok(Self {
-            metrics: Metrics::new(deps.clock),
-        })
+    pub async fn start(deps: Deps, cancel: CancellationToken) -> Result<Self, InferenceError> {
+        let changes = deps.inventory.changes();
+        let coordinator = Coordinator::open(deps, cancel).await?;
+        let tasks = TaskTracker::new();
+        tasks.spawn(Arc::clone(&coordinator).timers(changes));
+        tasks.spawn(Arc::clone(&coordinator).keeper());
+        tasks.close();
+        Ok(Self { coordinator, tasks })
     }
 
-    /// Takes a request; see [`Submit`] and [`Submitted`].
+    /// Waits until the tasks have ended after `cancel`: every outcome that was there is stored then.
+    pub async fn stopped(&self) {
+        self.tasks.wait().await;
+    }
+
+    /// Takes a request; see [`Submit`] and [`Submitted`]. A future that is dropped before it has given an id away
+    /// withdraws its request.
     ///
     /// # Errors
     /// Every variant of [`InferenceError`] but `RequestNotFound`.
-    pub async fn submit(&self, _submit: Submit) -> Result<Submitted, InferenceError> {
-        starting()
+    pub async fn submit(&self, submit: Submit) -> Result<Submitted, InferenceError> {
+        self.coordinator.submit(submit).await
     }
 
     /// What became of a request.
@@ -70,33 +80,39 @@ impl Inference {
     /// # Errors
     /// [`InferenceError::RequestNotFound`], or the store's own.
     pub async fn request(&self, id: &RequestId) -> Result<RequestView, InferenceError> {
-        Err(InferenceError::RequestNotFound(*id))
+        self.coordinator.request(id).await
     }
 
     /// Registers a model by its metadata; the same again is fine.
     ///
     /// # Errors
-    /// Impossible values, or the id is taken by a model with bytes or other metadata.
-    pub async fn register(&self, _info: ModelInfo) -> Result<ModelRecord, InferenceError> {
-        starting()
+    /// Impossible values, or the id is taken by a model with other metadata.
+    pub async fn register(&self, info: ModelInfo) -> Result<ModelRecord, InferenceError> {
+        self.coordinator.catalogue.register(info).await
     }
 
-    /// Checks the bundle and makes the model servable; the same bytes again are fine.
+    /// Shows the model as `uploading` while the guard lives.
+    #[must_use]
+    pub fn uploading(&self, id: &ModelId) -> Uploading<'_> {
+        Uploading(self.coordinator.catalogue.pass(id, ModelState::Uploading))
+    }
+
+    /// Reads the bundle whole, checks it and makes the model servable; the same bytes under the same version again are
+    /// fine. Another `model_version` of a known id becomes the one that is served. Bad bytes make a model that was only
+    /// declared `refused`; the bytes themselves stay in the blob store, which may hold them for others.
     ///
     /// # Errors
-    /// Bytes that are no bundle, do not match `info.architecture`, or a version that other bytes have.
-    pub async fn publish(
-        &self,
-        _info: ModelInfo,
-        _bundle: BlobRef,
-    ) -> Result<ModelRecord, InferenceError> {
-        starting()
+    /// Bytes that are no bundle or have another shape than promised, a version that other bytes have, a retired model.
+    pub async fn publish(&self, info: ModelInfo, bundle: BlobRef) -> Result<ModelRecord, InferenceError> {
+        let record = self.coordinator.catalogue.publish(info, bundle).await?;
+        self.coordinator.announce();
+        Ok(record)
     }
 
     /// The catalogue in id order.
     #[must_use]
     pub fn models(&self) -> Vec<ModelRecord> {
-        Vec::new()
+        self.coordinator.catalogue.list()
     }
 
     /// One model.
@@ -104,7 +120,7 @@ impl Inference {
     /// # Errors
     /// [`InferenceError::ModelNotFound`].
     pub fn model(&self, id: &ModelId) -> Result<ModelRecord, InferenceError> {
-        Err(InferenceError::ModelNotFound(id.clone()))
+        self.coordinator.catalogue.get(id).ok_or_else(|| InferenceError::ModelNotFound(id.clone()))
     }
 
     /// Serves it no longer; requests in work are finished.
@@ -112,40 +128,45 @@ impl Inference {
     /// # Errors
     /// [`InferenceError::ModelNotFound`], or the store's own.
     pub async fn retire(&self, id: &ModelId) -> Result<ModelRecord, InferenceError> {
-        Err(InferenceError::ModelNotFound(id.clone()))
+        self.coordinator.catalogue.retire(id).await
     }
 
     /// A node's answer to a `PredictTask`; late and repeated ones are ignored.
-    pub async fn prediction(
-        &self,
-        _from: &Peer,
-        _request: RequestId,
-        _attempt: u32,
-        _outcome: PredictOutcome,
-    ) {
+    pub fn prediction(&self, from: &Peer, request: RequestId, attempt: u32, outcome: PredictOutcome) {
+        self.coordinator.prediction(from, request, attempt, outcome);
     }
 
-    /// A node's stream has opened.
-    pub async fn connected(&self, _node: &Peer) {}
+    /// A node's stream has opened. It is planned with once the inventory holds its report.
+    pub fn connected(&self, _node: &Peer) {
+        self.coordinator.connected();
+    }
 
-    /// A node's stream has closed.
-    pub async fn disconnected(&self, _node: &Peer) {}
+    /// A node's stream has closed: what it worked on is planned again.
+    pub fn disconnected(&self, node: &Peer) {
+        self.coordinator.disconnected(&node.id);
+    }
 
-    /// May this node fetch this blob for inference?
+    /// May this node fetch this blob for inference? Every enrolled node may fetch every model of the catalogue.
     #[must_use]
-    pub fn may_fetch(&self, _node: &NodeId, _digest: &Digest) -> bool {
-        false
+    pub fn may_fetch(&self, _node: &NodeId, digest: &Digest) -> bool {
+        self.coordinator.catalogue.holds(digest)
     }
 
     /// Counts and figures.
     #[must_use]
     pub fn stats(&self) -> InferenceStats {
-        InferenceStats::default()
+        self.coordinator.stats()
+    }
+
+    /// Name of this coordinator, for status.
+    #[must_use]
+    pub fn coordinator_id(&self) -> &str {
+        &self.coordinator.deps.config.coordinator_id
     }
 
     /// The metric families, to be registered once.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
-        &self.metrics
+        &self.coordinator.metrics
     }
 }

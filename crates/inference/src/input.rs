@@ -29,42 +29,22 @@ const KEYS: [&str; 2] = ["inputs", "input"];
 ///
 /// # Errors
 /// [`InferenceError::Invalid`] with the pointer of the first fault.
-pub fn parse(
-    input_data: &Map<String, Value>,
-    model: &Architecture,
-) -> Result<Vec<Vec<f32>>, InferenceError> {
+pub fn parse(input_data: &Map<String, Value>, model: &Architecture) -> Result<Vec<Vec<f32>>, InferenceError> {
     if let Some(unknown) = input_data.keys().find(|k| !KEYS.contains(&k.as_str())) {
         return Err(InferenceError::invalid(
-            format!(
-                "/input_data/{}",
-                unknown.replace('~', "~0").replace('/', "~1")
-            ),
-            format!(
-                "{}; {}",
-                suggest::unknown("key of input_data", unknown, &["inputs"]),
-                expected(model)
-            ),
+            format!("/input_data/{}", unknown.replace('~', "~0").replace('/', "~1")),
+            format!("{}; {}", suggest::unknown("key of input_data", unknown, &["inputs"]), expected(model)),
         ));
     }
     let mut given = input_data.iter();
     let (Some((key, value)), None) = (given.next(), given.next()) else {
-        let found = if input_data.is_empty() {
-            "it is empty"
-        } else {
-            "it has both `inputs` and `input`"
-        };
+        let found = if input_data.is_empty() { "it is empty" } else { "it has both `inputs` and `input`" };
         return Err(InferenceError::invalid(
             "/input_data",
-            format!(
-                "exactly one key, `inputs`, is needed, but {found}; {}",
-                expected(model)
-            ),
+            format!("exactly one key, `inputs`, is needed, but {found}; {}", expected(model)),
         ));
     };
-    let reader = Reader {
-        model,
-        width: model.input.iter().product(),
-    };
+    let reader = Reader { model, width: model.input.iter().product() };
     let rows = reader.rows(value, &format!("/input_data/{key}"))?;
     let outputs = rows.len() * output_width(model);
     if outputs > OUTPUT_VALUES_MAX {
@@ -90,9 +70,7 @@ fn expected(model: &Architecture) -> String {
     let width: usize = model.input.iter().product();
     match model.input.as_slice() {
         [_] => format!("the model takes a row of {width} numbers or a list of such rows"),
-        nested => format!(
-            "the model takes a row of shape {nested:?} (or {width} numbers) or a list of such rows"
-        ),
+        nested => format!("the model takes a row of shape {nested:?} (or {width} numbers) or a list of such rows"),
     }
 }
 
@@ -103,27 +81,20 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn fault<T>(&self, pointer: &str, what: &str) -> Result<T, InferenceError> {
-        Err(InferenceError::invalid(
-            pointer,
-            format!("{what}; {}", expected(self.model)),
-        ))
+        Err(InferenceError::invalid(pointer, format!("{what}; {}", expected(self.model))))
     }
 
     /// One row or a list of rows, told apart by the depth of nesting.
     fn rows(&self, value: &Value, pointer: &str) -> Result<Vec<Vec<f32>>, InferenceError> {
         let Value::Array(items) = value else {
-            return self.fault(
-                pointer,
-                &format!("a list is needed, but this is {}", kind(value)),
-            );
+            return self.fault(pointer, &format!("a list is needed, but this is {}", kind(value)));
         };
         if items.is_empty() {
             return self.fault(pointer, "this list is empty");
         }
         let nesting = self.model.input.len();
         let depth = depth(value);
-        let one_row = depth == 1
-            || (depth == nesting && (nesting != 2 || items.len() == self.model.input[0]));
+        let one_row = depth == 1 || (depth == nesting && (nesting != 2 || items.len() == self.model.input[0]));
         if one_row {
             return Ok(vec![self.row(value, pointer)?]);
         }
@@ -131,43 +102,30 @@ impl Reader<'_> {
             return self.fault(pointer, &format!("lists are nested {depth} deep here"));
         }
         if items.len() > ROWS_MAX {
+            return self.fault(pointer, &format!("{} rows are given, at most {ROWS_MAX} are possible", items.len()));
+        }
+        if items.len().saturating_mul(self.width) > INPUT_VALUES_MAX {
             return self.fault(
                 pointer,
                 &format!(
-                    "{} rows are given, at most {ROWS_MAX} are possible",
-                    items.len()
+                    "{} rows of {} numbers are given, at most {INPUT_VALUES_MAX} numbers are possible in one request",
+                    items.len(),
+                    self.width
                 ),
             );
         }
-        if items.len().saturating_mul(self.width) > INPUT_VALUES_MAX {
-            return self.fault(pointer, &format!("{} rows of {} numbers are given, at most {INPUT_VALUES_MAX} numbers are possible in one request", items.len(), self.width));
-        }
-        items
-            .iter()
-            .enumerate()
-            .map(|(i, row)| self.row(row, &format!("{pointer}/{i}")))
-            .collect()
+        items.iter().enumerate().map(|(i, row)| self.row(row, &format!("{pointer}/{i}"))).collect()
     }
 
     fn row(&self, value: &Value, pointer: &str) -> Result<Vec<f32>, InferenceError> {
         let mut out = Vec::new();
         let flat = [self.width];
-        let shape = if depth(value) <= 1 {
-            flat.as_slice()
-        } else {
-            self.model.input.as_slice()
-        };
+        let shape = if depth(value) <= 1 { flat.as_slice() } else { self.model.input.as_slice() };
         self.fill(value, shape, pointer, &mut out)?;
         Ok(out)
     }
 
-    fn fill(
-        &self,
-        value: &Value,
-        shape: &[usize],
-        pointer: &str,
-        out: &mut Vec<f32>,
-    ) -> Result<(), InferenceError> {
+    fn fill(&self, value: &Value, shape: &[usize], pointer: &str, out: &mut Vec<f32>) -> Result<(), InferenceError> {
         let Some((want, inner)) = shape.split_first() else {
             return match number(value) {
                 Ok(x) => {
@@ -178,16 +136,10 @@ impl Reader<'_> {
             };
         };
         let Value::Array(items) = value else {
-            return self.fault(
-                pointer,
-                &format!("a list of {want} is needed, but this is {}", kind(value)),
-            );
+            return self.fault(pointer, &format!("a list of {want} is needed, but this is {}", kind(value)));
         };
         if items.len() != *want {
-            return self.fault(
-                pointer,
-                &format!("{} entries are given, {want} are needed", items.len()),
-            );
+            return self.fault(pointer, &format!("{} entries are given, {want} are needed", items.len()));
         }
         for (i, item) in items.iter().enumerate() {
             self.fill(item, inner, &format!("{pointer}/{i}"), out)?;
@@ -200,16 +152,9 @@ fn number(value: &Value) -> Result<f32, String> {
     let Some(wide) = value.as_f64() else {
         return Err(format!("a number is needed, but this is {}", kind(value)));
     };
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "models compute in f32; what does not fit becomes infinite"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "models compute in f32; what does not fit becomes infinite")]
     let narrow = wide as f32;
-    if narrow.is_finite() {
-        Ok(narrow)
-    } else {
-        Err("this number does not fit in 32 bits".to_owned())
-    }
+    if narrow.is_finite() { Ok(narrow) } else { Err("this number does not fit in 32 bits".to_owned()) }
 }
 
 /// How deep lists are nested, seen along the first entries.

@@ -46,9 +46,7 @@ impl Metrics {
     /// Families that start at zero.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let bounds = [
-            0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-        ];
+        let bounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
         Self {
             requests: Counter::default(),
             failed: Bare::default(),
@@ -59,20 +57,13 @@ impl Metrics {
             queued: Gauge::default(),
             serving_nodes: Gauge::default(),
             latency: Histogram::new(bounds),
-            p95: P95 {
-                clock,
-                window: Arc::default(),
-            },
+            p95: P95 { clock, window: Arc::default() },
         }
     }
 
     /// Adds the families to a registry, once.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "federated_requests",
-            "Inference requests, whatever became of them",
-            self.requests.clone(),
-        );
+        registry.register("federated_requests", "Inference requests, whatever became of them", self.requests.clone());
         registry.register(
             "federated_requests_failed",
             "Inference requests that failed, expired or were refused because full",
@@ -83,31 +74,15 @@ impl Metrics {
             "95th percentile of the time from submission to answer over the last 5 minutes, in milliseconds; 0 without any",
             self.p95.clone(),
         );
-        registry.register(
-            "aivillage_inference_shed",
-            "Requests refused because full",
-            self.shed.clone(),
-        );
-        registry.register(
-            "aivillage_inference_expired",
-            "Requests not answered in time",
-            self.expired.clone(),
-        );
+        registry.register("aivillage_inference_shed", "Requests refused because full", self.shed.clone());
+        registry.register("aivillage_inference_expired", "Requests not answered in time", self.expired.clone());
         registry.register(
             "aivillage_inference_replanned",
             "Times a request was handed to another node after one failed",
             self.replanned.clone(),
         );
-        registry.register(
-            "aivillage_inference_active",
-            "Requests in work or waiting",
-            self.active.clone(),
-        );
-        registry.register(
-            "aivillage_inference_queued",
-            "Requests that wait for a node",
-            self.queued.clone(),
-        );
+        registry.register("aivillage_inference_active", "Requests in work or waiting", self.active.clone());
+        registry.register("aivillage_inference_queued", "Requests that wait for a node", self.queued.clone());
         registry.register(
             "aivillage_inference_serving_nodes",
             "Connected nodes that take requests",
@@ -131,10 +106,7 @@ impl Metrics {
     }
 
     pub(crate) fn completed(&self, latency_ms: u64) {
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "latencies are far below 2^53 ms"
-        )]
+        #[expect(clippy::cast_precision_loss, reason = "latencies are far below 2^53 ms")]
         let ms = latency_ms as f64;
         self.latency.observe(ms / 1_000.0);
         self.p95.observe(ms);
@@ -200,9 +172,7 @@ impl P95 {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         window.drop_old(slot);
         if window.slots.back().is_none_or(|(last, _)| *last != slot) {
-            window
-                .slots
-                .push_back((slot, vec![0; BUCKETS].into_boxed_slice()));
+            window.slots.push_back((slot, vec![0; BUCKETS].into_boxed_slice()));
         }
         if let Some((_, counts)) = window.slots.back_mut() {
             counts[bucket(ms)] += 1;
@@ -219,33 +189,20 @@ impl P95 {
 
 impl Window {
     fn drop_old(&mut self, slot: u64) {
-        while self
-            .slots
-            .front()
-            .is_some_and(|(first, _)| first + WINDOW_MS / SLOT_MS < slot)
-        {
+        while self.slots.front().is_some_and(|(first, _)| first + WINDOW_MS / SLOT_MS < slot) {
             self.slots.pop_front();
         }
     }
 
     fn p95(&self) -> f64 {
-        let total: u64 = self
-            .slots
-            .iter()
-            .flat_map(|(_, c)| c.iter())
-            .map(|n| u64::from(*n))
-            .sum();
+        let total: u64 = self.slots.iter().flat_map(|(_, c)| c.iter()).map(|n| u64::from(*n)).sum();
         if total == 0 {
             return 0.0;
         }
         let rank = (total * 95).div_ceil(100);
         let mut seen = 0;
         for index in 0..BUCKETS {
-            seen += self
-                .slots
-                .iter()
-                .map(|(_, counts)| u64::from(counts[index]))
-                .sum::<u64>();
+            seen += self.slots.iter().map(|(_, counts)| u64::from(counts[index])).sum::<u64>();
             if seen >= rank {
                 return FIRST_MS * GROWTH.powi(i32::try_from(index).unwrap_or(i32::MAX));
             }
@@ -257,11 +214,7 @@ impl Window {
 /// Index of the bucket whose upper bound is the first at or above `ms`.
 fn bucket(ms: f64) -> usize {
     let steps = (ms.max(FIRST_MS) / FIRST_MS).ln() / GROWTH.ln();
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "0 <= steps, and `as` saturates"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= steps, and `as` saturates")]
     let index = steps.ceil() as usize;
     index.min(BUCKETS - 1)
 }
@@ -285,10 +238,7 @@ mod tests {
     struct Hand(AtomicU64);
     impl Clock for Hand {
         fn now(&self) -> Now {
-            Now {
-                monotonic_ms: self.0.load(Ordering::Relaxed),
-                wall_ms: 0,
-            }
+            Now { monotonic_ms: self.0.load(Ordering::Relaxed), wall_ms: 0 }
         }
     }
 
@@ -303,16 +253,9 @@ mod tests {
     #[test]
     fn the_guides_names_are_exposed_exactly_and_from_the_start() {
         let metrics = Metrics::new(Arc::new(Hand::default()));
-        for line in [
-            "federated_requests_total 0",
-            "federated_requests_failed 0",
-            "federated_inference_latency_p95 0.0",
-        ] {
-            assert!(
-                text(&metrics).lines().any(|l| l == line),
-                "{line} in\n{}",
-                text(&metrics)
-            );
+        for line in ["federated_requests_total 0", "federated_requests_failed 0", "federated_inference_latency_p95 0.0"]
+        {
+            assert!(text(&metrics).lines().any(|l| l == line), "{line} in\n{}", text(&metrics));
         }
         metrics.shed();
         assert!(text(&metrics).contains("\nfederated_requests_total 1\n"));
@@ -329,9 +272,7 @@ mod tests {
         }
         let p95 = metrics.p95.value();
         assert!((950.0..=1_000.0).contains(&p95), "{p95}");
-        clock
-            .0
-            .store(100_000 + WINDOW_MS + 2 * SLOT_MS, Ordering::Relaxed);
+        clock.0.store(100_000 + WINDOW_MS + 2 * SLOT_MS, Ordering::Relaxed);
         assert!(metrics.p95.value().abs() < f64::EPSILON);
     }
 }

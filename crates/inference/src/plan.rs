@@ -14,7 +14,7 @@ use crate::config::Strategy;
 mod tests;
 
 /// What a request needs of a node.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Needs {
     /// One of these kinds; empty = any.
     pub node_types: Vec<NodeType>,
@@ -69,51 +69,24 @@ pub struct Rules<'a> {
 
 /// Chooses a node for `needs` among `candidates`, leaving out `failed`.
 #[must_use]
-pub fn plan(
-    needs: &Needs,
-    candidates: &[Candidate],
-    failed: &BTreeSet<NodeId>,
-    rules: Rules<'_>,
-) -> Plan {
+pub fn plan(needs: &Needs, candidates: &[Candidate], failed: &BTreeSet<NodeId>, rules: Rules<'_>) -> Plan {
     let able: Vec<&Candidate> = candidates.iter().filter(|c| able(needs, c)).collect();
     if able.is_empty() {
         return Plan::Nobody;
     }
-    let willing: Vec<&Candidate> = able
-        .into_iter()
-        .filter(|c| !failed.contains(&c.peer.id))
-        .collect();
+    let willing: Vec<&Candidate> = able.into_iter().filter(|c| !failed.contains(&c.peer.id)).collect();
     if willing.is_empty() {
         return Plan::Exhausted;
     }
-    let free = || {
-        willing
-            .iter()
-            .copied()
-            .filter(|c| c.in_flight < rules.per_node_in_flight)
-    };
+    let free = || willing.iter().copied().filter(|c| c.in_flight < rules.per_node_in_flight);
     let best = match rules.strategy {
         Strategy::CapabilityAware => free().min_by(|a, b| {
-            let key = |c: &Candidate| {
-                (
-                    !preferred(needs, c),
-                    c.gflops < needs.compute_gflops,
-                    c.failures,
-                )
-            };
-            key(a)
-                .cmp(&key(b))
-                .then(load(a).total_cmp(&load(b)))
-                .then_with(|| a.peer.name.cmp(&b.peer.name))
+            let key = |c: &Candidate| (!preferred(needs, c), c.gflops < needs.compute_gflops, c.failures);
+            key(a).cmp(&key(b)).then(load(a).total_cmp(&load(b))).then_with(|| a.peer.name.cmp(&b.peer.name))
         }),
-        Strategy::LeastLoaded => free().min_by_key(|c| {
-            (
-                !preferred(needs, c),
-                c.in_flight,
-                c.failures,
-                c.peer.name.clone(),
-            )
-        }),
+        Strategy::LeastLoaded => {
+            free().min_by_key(|c| (!preferred(needs, c), c.in_flight, c.failures, c.peer.name.clone()))
+        }
         Strategy::RoundRobin => free().min_by_key(|c| {
             // Names after the last one come first, then from the beginning: a ring.
             let wrapped = rules.last.is_some_and(|last| c.peer.name <= *last);
@@ -150,10 +123,7 @@ pub fn missing(needs: &Needs, candidates: &[Candidate]) -> String {
     if candidates.is_empty() {
         return "no node that takes requests is connected".to_owned();
     }
-    let of_kind = candidates
-        .iter()
-        .filter(|c| shares(&needs.node_types, &c.node_types))
-        .count();
+    let of_kind = candidates.iter().filter(|c| shares(&needs.node_types, &c.node_types)).count();
     if of_kind == 0 {
         return format!(
             "none of the {} connected nodes is of a kind that the model supports ({})",
@@ -168,11 +138,6 @@ pub fn missing(needs: &Needs, candidates: &[Candidate]) -> String {
 }
 
 fn names(types: &[NodeType]) -> String {
-    let name = |t: &NodeType| {
-        NodeType::ALL
-            .iter()
-            .find(|(_, known)| known == t)
-            .map_or("", |(name, _)| name)
-    };
+    let name = |t: &NodeType| NodeType::ALL.iter().find(|(_, known)| known == t).map_or("", |(name, _)| name);
     types.iter().map(name).collect::<Vec<_>>().join(", ")
 }

@@ -24,12 +24,8 @@ pub enum PrivacyLevel {
 
 impl PrivacyLevel {
     /// All levels with their names.
-    pub const ALL: [(&'static str, Self); 4] = [
-        ("low", Self::Low),
-        ("medium", Self::Medium),
-        ("high", Self::High),
-        ("ultra", Self::Ultra),
-    ];
+    pub const ALL: [(&'static str, Self); 4] =
+        [("low", Self::Low), ("medium", Self::Medium), ("high", Self::High), ("ultra", Self::Ultra)];
 
     /// Its name, as in JSON.
     #[must_use]

@@ -17,8 +17,10 @@ pub struct Admission {
     pub needs: Needs,
     /// The level that is kept.
     pub privacy: PrivacyLevel,
-    /// Milliseconds from now until the answer is of no use.
-    pub left_ms: u64,
+    /// Milliseconds from submission until the answer is of no use.
+    pub within_ms: u64,
+    /// Of these, how many have passed (in an earlier process).
+    pub elapsed_ms: u64,
     /// Must its outcome be stored before anybody sees it?
     pub durable: bool,
 }
@@ -44,6 +46,8 @@ pub enum Input {
     Admit(Admission),
     /// An unfinished request of an earlier process: admitted even beyond the bound, because it was promised.
     Recover(Admission),
+    /// A request comes in that cannot be taken for a reason outside: it is shed.
+    Refuse(RequestId),
     /// An admitted request may be planned (it is stored, or needs not be).
     Start(RequestId),
     /// An admitted request is withdrawn: it failed.

@@ -5,21 +5,12 @@ use std::collections::BTreeSet;
 use aivillage_base::wire::Peer;
 use aivillage_base::{NodeId, RequestId};
 
-use super::{
-    ATTEMPT_MS_MIN, ATTEMPTS_MAX, Active, Admission, Answer, Core, Output, PAUSE_MS, PAUSE_MS_MAX,
-    Phase,
-};
+use super::{ATTEMPT_MS_MIN, ATTEMPTS_MAX, Active, Admission, Answer, Core, Output, PAUSE_MS, PAUSE_MS_MAX, Phase};
 use crate::plan::{Candidate, Plan, missing, plan};
 use crate::request::{Predictions, RequestStatus};
 
 impl Core {
-    pub(super) fn admit(
-        &mut self,
-        now: u64,
-        admission: Admission,
-        bound: usize,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn admit(&mut self, now: u64, admission: Admission, bound: usize, out: &mut Vec<Output>) {
         let id = admission.request;
         if self.requests.contains_key(&id) {
             return;
@@ -31,13 +22,13 @@ impl Core {
             return;
         }
         self.seq += 1;
-        let deadline = now.saturating_add(admission.left_ms);
+        let deadline = now.saturating_add(admission.within_ms.saturating_sub(admission.elapsed_ms));
         self.requests.insert(
             id,
             Active {
                 admission,
                 seq: self.seq,
-                submitted: now,
+                admitted: now,
                 deadline,
                 first_sent: None,
                 attempts: 0,
@@ -55,21 +46,9 @@ impl Core {
         if self.is_active(&id) {
             // Nobody was told its id, so there is no outcome to deliver: it only has to be booked.
             let mut unused = Vec::new();
-            self.finish(
-                now,
-                id,
-                RequestStatus::Failed,
-                None,
-                Some(reason),
-                &mut unused,
-            );
-            if self
-                .requests
-                .remove(&id)
-                .is_some_and(|a| matches!(a.phase, Phase::Done(_)))
-            {
-                self.done -= 1;
-            }
+            self.finish(now, id, RequestStatus::Failed, None, Some(reason), &mut unused);
+            self.done.remove(&id);
+            self.requests.remove(&id);
         }
     }
 
@@ -92,12 +71,12 @@ impl Core {
         let ids: Vec<RequestId> = self
             .requests
             .iter()
-            .filter(|(_, a)| matches!(&a.phase, Phase::Running { peer, .. } if peer.id == node))
+            .filter(|(_, a)| matches!(&a.phase, Phase::Running { peer } if peer.id == node))
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
             let reason = match &self.requests[&id].phase {
-                Phase::Running { peer, .. } => format!("node {} was lost", peer.name),
+                Phase::Running { peer } => format!("node {} was lost", peer.name),
                 Phase::Admitted | Phase::Queued { .. } | Phase::Done(_) => continue,
             };
             self.release(&node);
@@ -106,36 +85,16 @@ impl Core {
         }
     }
 
-    pub(super) fn answered(
-        &mut self,
-        now: u64,
-        id: RequestId,
-        peer: &Peer,
-        answer: Answer,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn answered(&mut self, now: u64, id: RequestId, peer: &Peer, answer: Answer, out: &mut Vec<Output>) {
         match answer {
             Answer::Done(predictions) => {
                 self.node_mut(&peer.id, |n| n.failures = 0);
-                self.finish(
-                    now,
-                    id,
-                    RequestStatus::Completed,
-                    Some(predictions),
-                    None,
-                    out,
-                );
+                self.finish(now, id, RequestStatus::Completed, Some(predictions), None, out);
             }
-            Answer::Failed {
-                reason,
-                permanent: true,
-            } => {
+            Answer::Failed { reason, permanent: true } => {
                 self.finish(now, id, RequestStatus::Failed, None, Some(reason), out);
             }
-            Answer::Failed {
-                reason,
-                permanent: false,
-            } => {
+            Answer::Failed { reason, permanent: false } => {
                 let reason = format!("node {}: {reason}", peer.name);
                 self.attempt_failed(now, id, peer, reason, out);
             }
@@ -171,11 +130,7 @@ impl Core {
             let reason = format!("{attempt} attempts failed; the last: {reason}");
             self.finish(now, id, RequestStatus::Failed, None, Some(reason), out);
         } else {
-            out.push(Output::Replanned {
-                request: id,
-                attempt,
-                reason,
-            });
+            out.push(Output::Replanned { request: id, attempt, reason });
             self.enqueue(id, 0);
         }
     }
@@ -194,10 +149,9 @@ impl Core {
                 continue;
             }
             match &active.phase {
-                Phase::Running { peer, .. } => {
+                Phase::Running { peer } => {
                     let peer = peer.clone();
-                    let reason =
-                        format!("node {} did not answer in its share of the time", peer.name);
+                    let reason = format!("node {} did not answer in its share of the time", peer.name);
                     self.attempt_failed(now, id, &peer, reason, out);
                 }
                 // Its pause is over: the dispatch after this step plans it.
@@ -214,8 +168,7 @@ impl Core {
         if self.queue.is_empty() || !self.any_free() {
             return;
         }
-        let waiting: Vec<(u64, RequestId)> =
-            self.queue.iter().map(|(seq, id)| (*seq, *id)).collect();
+        let waiting: Vec<(u64, RequestId)> = self.queue.iter().map(|(seq, id)| (*seq, *id)).collect();
         for (seq, id) in waiting {
             let Some(active) = self.requests.get(&id) else {
                 continue;
@@ -226,12 +179,7 @@ impl Core {
             if not_before > now || active.deadline <= now {
                 continue;
             }
-            match plan(
-                &active.admission.needs,
-                &self.nodes,
-                &active.failed_on,
-                self.rules(),
-            ) {
+            match plan(&active.admission.needs, &self.nodes, &active.failed_on, self.rules()) {
                 Plan::Choice(peer) => {
                     self.queue.remove(&seq);
                     self.send(now, id, peer, out);
@@ -257,9 +205,7 @@ impl Core {
     }
 
     fn any_free(&self) -> bool {
-        self.nodes
-            .iter()
-            .any(|n| n.in_flight < self.config.per_node_in_flight)
+        self.nodes.iter().any(|n| n.in_flight < self.config.per_node_in_flight)
     }
 
     fn send(&mut self, now: u64, id: RequestId, peer: Peer, out: &mut Vec<Output>) {
@@ -272,11 +218,7 @@ impl Core {
         let alternative = matches!(plan, Plan::Choice(_) | Plan::Busy);
         let left = active.deadline - now;
         // With nobody else to ask, cutting the attempt short would only lose work.
-        let share = if alternative {
-            (left / 2).max(ATTEMPT_MS_MIN).min(left)
-        } else {
-            left
-        };
+        let share = if alternative { (left / 2).max(ATTEMPT_MS_MIN).min(left) } else { left };
         let Some(active) = self.requests.get_mut(&id) else {
             return;
         };
@@ -284,20 +226,12 @@ impl Core {
         active.first_sent.get_or_insert(now);
         active.reason = None;
         let until = now + share;
-        active.phase = Phase::Running {
-            peer: peer.clone(),
-            until,
-        };
+        active.phase = Phase::Running { peer: peer.clone() };
         let attempt = active.attempts;
         self.set_due(id, Some(until));
         self.node_mut(&peer.id, |n| n.in_flight += 1);
         self.last = Some(peer.name.clone());
-        out.push(Output::Send {
-            to: peer,
-            request: id,
-            attempt,
-            left_ms: share,
-        });
+        out.push(Output::Send { to: peer, request: id, attempt, left_ms: share });
     }
 
     fn finish(
@@ -316,14 +250,14 @@ impl Core {
         let durable = active.admission.durable;
         let seq = active.seq;
         let before = std::mem::replace(&mut active.phase, Phase::Done(view.clone()));
-        if let Phase::Running { peer, .. } = before {
+        if let Phase::Running { peer } = before {
             self.release(&peer.id);
         }
         self.queue.remove(&seq);
         self.set_due(id, None);
         self.books.close(status, view.metadata.processing_time_ms);
         if durable {
-            self.done += 1;
+            self.done.insert(id);
         } else {
             self.requests.remove(&id);
         }
@@ -335,9 +269,9 @@ impl Core {
         let Some(active) = self.requests.get(&id) else {
             return String::new();
         };
-        let within = format!("not answered within {} ms", active.admission.left_ms);
+        let within = format!("not answered within {} ms", active.admission.within_ms);
         match &active.phase {
-            Phase::Running { peer, .. } => format!("{within}: node {} was still at it", peer.name),
+            Phase::Running { peer } => format!("{within}: node {} was still at it", peer.name),
             Phase::Admitted | Phase::Queued { .. } | Phase::Done(_) => {
                 format!("{within}: {}", self.waits_for(active))
             }
@@ -349,12 +283,7 @@ impl Core {
         if let Some(reason) = &active.reason {
             return reason.clone();
         }
-        match plan(
-            &active.admission.needs,
-            &self.nodes,
-            &active.failed_on,
-            self.rules(),
-        ) {
+        match plan(&active.admission.needs, &self.nodes, &active.failed_on, self.rules()) {
             Plan::Nobody => missing(&active.admission.needs, &self.nodes),
             Plan::Choice(_) => "its turn has not come".to_owned(),
             Plan::Busy => "every node that would do is busy".to_owned(),
@@ -369,11 +298,7 @@ impl Core {
         active.phase = Phase::Queued { not_before };
         self.queue.insert(active.seq, id);
         let deadline = active.deadline;
-        let due = if not_before > 0 {
-            not_before.min(deadline)
-        } else {
-            deadline
-        };
+        let due = if not_before > 0 { not_before.min(deadline) } else { deadline };
         self.set_due(id, Some(due));
     }
 
@@ -392,11 +317,7 @@ impl Core {
     /// The node that runs this attempt of this request.
     pub(super) fn running(&self, id: RequestId, attempt: u32) -> Option<Peer> {
         match self.requests.get(&id) {
-            Some(Active {
-                phase: Phase::Running { peer, .. },
-                attempts,
-                ..
-            }) if *attempts == attempt => Some(peer.clone()),
+            Some(Active { phase: Phase::Running { peer }, attempts, .. }) if *attempts == attempt => Some(peer.clone()),
             Some(_) | None => None,
         }
     }

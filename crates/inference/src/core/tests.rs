@@ -10,20 +10,13 @@ use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, 
 use proptest::strategy::Strategy as _;
 
 fn core(active_max: usize, per_node_in_flight: usize) -> Core {
-    Core::new(CoreConfig {
-        active_max,
-        per_node_in_flight,
-        strategy: Strategy::RoundRobin,
-    })
+    Core::new(CoreConfig { active_max, per_node_in_flight, strategy: Strategy::RoundRobin })
 }
 
 fn node(key: u8) -> Candidate {
     let name = char::from(b'a' + key).to_string();
     Candidate {
-        peer: Peer {
-            id: NodeId([key; 32]),
-            name: NodeName::new(name).unwrap(),
-        },
+        peer: Peer { id: NodeId([key; 32]), name: NodeName::new(name).unwrap() },
         node_types: vec![NodeType::Edge],
         gflops: 1.0,
         memory_gb: 1.0,
@@ -37,53 +30,35 @@ fn id(n: u8) -> RequestId {
 }
 
 fn admission(n: u8, left_ms: u64, durable: bool) -> Admission {
-    let model = ModelRef {
-        id: ModelId::new("m").unwrap(),
-        version: "1".into(),
-        blake3: Digest([0; 32]),
-    };
+    let model = ModelRef { id: ModelId::new("m").unwrap(), version: "1".into(), blake3: Digest([0; 32]) };
     Admission {
         request: id(n),
         model,
         needs: Needs::default(),
         privacy: PrivacyLevel::Low,
-        left_ms,
+        within_ms: left_ms,
+        elapsed_ms: 0,
         durable,
     }
 }
 
 fn done() -> Answer {
-    Answer::Done(Predictions {
-        predictions: vec![Prediction::Value { value: 1.0 }],
-    })
+    Answer::Done(Predictions { predictions: vec![Prediction::Value { value: 1.0 }] })
 }
 
 fn broken() -> Answer {
-    Answer::Failed {
-        reason: "out of memory".into(),
-        permanent: false,
-    }
+    Answer::Failed { reason: "out of memory".into(), permanent: false }
 }
 
 fn answered(from: u8, n: u8, attempt: u32, answer: Answer) -> Input {
-    Input::Answered {
-        from: NodeId([from; 32]),
-        request: id(n),
-        attempt,
-        answer,
-    }
+    Input::Answered { from: NodeId([from; 32]), request: id(n), attempt, answer }
 }
 
 /// (node name, request, attempt) of every send.
 fn sends(out: &[Output]) -> Vec<(String, RequestId, u32)> {
     out.iter()
         .filter_map(|o| match o {
-            Output::Send {
-                to,
-                request,
-                attempt,
-                ..
-            } => Some((to.name.to_string(), *request, *attempt)),
+            Output::Send { to, request, attempt, .. } => Some((to.name.to_string(), *request, *attempt)),
             Output::Shed(_) | Output::Replanned { .. } | Output::Finished { .. } => None,
         })
         .collect()
@@ -115,16 +90,10 @@ fn an_answer_is_delivered_once_and_a_repeated_one_is_ignored() {
     assert_eq!(sends(&out), [("a".into(), id(1), 1)]);
     let out = core.step(30, answered(0, 1, 1, done()));
     let view = outcome(&out).unwrap();
-    assert_eq!(
-        (view.status, view.metadata.processing_time_ms),
-        (RequestStatus::Completed, 30)
-    );
+    assert_eq!((view.status, view.metadata.processing_time_ms), (RequestStatus::Completed, 30));
     assert_eq!(view.metadata.nodes_used[0].as_str(), "a");
     assert_eq!(core.step(31, answered(0, 1, 1, done())), []);
-    assert_eq!(
-        (core.books().ok, core.active(), core.nodes()[0].in_flight),
-        (1, 0, 0)
-    );
+    assert_eq!((core.books().ok, core.active(), core.nodes()[0].in_flight), (1, 0, 0));
 }
 
 #[test]
@@ -133,10 +102,7 @@ fn a_durable_outcome_is_not_shown_before_it_is_stored() {
     start(&mut core, 0, admission(1, 100, true));
     let out = core.step(5, answered(0, 1, 1, done()));
     assert!(matches!(out[..], [Output::Finished { durable: true, .. }]));
-    assert_eq!(
-        core.view(6, &id(1)).unwrap().status,
-        RequestStatus::Processing
-    );
+    assert_eq!(core.view(6, &id(1)).unwrap().status, RequestStatus::Processing);
     assert_eq!(core.unstored().len(), 1);
     core.step(7, Input::Stored(id(1)));
     assert_eq!(core.view(8, &id(1)), None);
@@ -154,11 +120,7 @@ fn a_failed_node_is_left_out_until_all_have_failed_then_all_get_another_try() {
     assert_eq!(wake, 2 + PAUSE_MS);
     let out = core.step(wake, Input::Tick);
     assert_eq!(sends(&out), [("a".into(), id(1), 3)]);
-    assert_eq!(
-        core.step(wake + 1, answered(1, 1, 2, done())),
-        [],
-        "late, from an earlier attempt"
-    );
+    assert_eq!(core.step(wake + 1, answered(1, 1, 2, done())), [], "late, from an earlier attempt");
     assert!(outcome(&core.step(wake + 2, answered(0, 1, 3, done()))).is_some());
 }
 
@@ -173,12 +135,7 @@ fn a_silent_node_costs_half_of_what_is_left() {
     let out = core.step(1_000, Input::Tick);
     let view = outcome(&out).unwrap();
     assert_eq!(view.status, RequestStatus::Expired);
-    assert!(
-        view.error
-            .as_ref()
-            .unwrap()
-            .contains("node b was still at it")
-    );
+    assert!(view.error.as_ref().unwrap().contains("node b was still at it"));
 }
 
 #[test]
@@ -199,10 +156,7 @@ fn a_lost_node_may_serve_again_but_an_input_that_kills_nodes_fails() {
 fn a_permanent_failure_is_not_carried_to_other_nodes() {
     let mut core = with_nodes(&[0, 1]);
     start(&mut core, 0, admission(1, 1_000, false));
-    let answer = Answer::Failed {
-        reason: "bad bundle".into(),
-        permanent: true,
-    };
+    let answer = Answer::Failed { reason: "bad bundle".into(), permanent: true };
     let out = core.step(1, answered(0, 1, 1, answer));
     assert_eq!(outcome(&out).unwrap().error.as_deref(), Some("bad bundle"));
     assert_eq!(core.books().failed, 1);
@@ -216,14 +170,8 @@ fn beyond_the_bound_is_shed_and_beyond_a_nodes_bound_waits() {
         start(&mut core, 0, admission(n, 1_000, false));
     }
     assert_eq!((core.queued(), core.nodes()[0].in_flight), (1, 2));
-    assert_eq!(
-        core.view(0, &id(3)).unwrap().error.as_deref(),
-        Some("every node that would do is busy")
-    );
-    assert_eq!(
-        core.step(0, Input::Admit(admission(4, 1_000, false))),
-        [Output::Shed(id(4))]
-    );
+    assert_eq!(core.view(0, &id(3)).unwrap().error.as_deref(), Some("every node that would do is busy"));
+    assert_eq!(core.step(0, Input::Admit(admission(4, 1_000, false))), [Output::Shed(id(4))]);
     let out = core.step(1, answered(0, 1, 1, done()));
     assert_eq!(sends(&out), [("a".into(), id(3), 1)]);
 }
@@ -233,28 +181,14 @@ fn waiting_for_nobody_ends_at_the_deadline_with_the_reason() {
     let mut core = core(3, 2);
     start(&mut core, 0, admission(1, 100, false));
     let out = core.step(100, Input::Tick);
-    assert!(
-        outcome(&out)
-            .unwrap()
-            .error
-            .as_ref()
-            .unwrap()
-            .contains("no node that takes requests is connected")
-    );
+    assert!(outcome(&out).unwrap().error.as_ref().unwrap().contains("no node that takes requests is connected"));
 }
 
 #[test]
 fn a_message_that_cannot_be_handed_over_goes_to_another_node() {
     let mut core = with_nodes(&[0, 1]);
     start(&mut core, 0, admission(1, 100, false));
-    let out = core.step(
-        0,
-        Input::Unsent {
-            request: id(1),
-            attempt: 1,
-            reason: "its queue is full".into(),
-        },
-    );
+    let out = core.step(0, Input::Unsent { request: id(1), attempt: 1, reason: "its queue is full".into() });
     assert_eq!(sends(&out), [("b".into(), id(1), 2)]);
 }
 
@@ -262,6 +196,7 @@ fn a_message_that_cannot_be_handed_over_goes_to_another_node() {
 enum Op {
     Admit(u8, u64, bool),
     Recover(u8),
+    Refuse(u8),
     Start(u8),
     Abandon(u8),
     MakeDurable(u8),
@@ -279,6 +214,7 @@ fn op() -> impl proptest::strategy::Strategy<Value = Op> {
     prop_oneof![
         4 => (n.clone(), 1u64..400, any::<bool>()).prop_map(|(n, t, d)| Op::Admit(n, t, d)),
         1 => n.clone().prop_map(Op::Recover),
+        1 => n.clone().prop_map(Op::Refuse),
         5 => n.clone().prop_map(Op::Start),
         1 => n.clone().prop_map(Op::Abandon),
         1 => n.clone().prop_map(Op::MakeDurable),
@@ -295,30 +231,18 @@ fn input(op: Op, now: &mut u64) -> Input {
     match op {
         Op::Admit(n, left, durable) => Input::Admit(admission(n, left, durable)),
         Op::Recover(n) => Input::Recover(admission(n, 100, true)),
+        Op::Refuse(n) => Input::Refuse(id(n)),
         Op::Start(n) => Input::Start(id(n)),
-        Op::Abandon(n) => Input::Abandon {
-            request: id(n),
-            reason: "withdrawn".into(),
-        },
+        Op::Abandon(n) => Input::Abandon { request: id(n), reason: "withdrawn".into() },
         Op::MakeDurable(n) => Input::MakeDurable(id(n)),
         Op::Stored(n) => Input::Stored(id(n)),
         Op::Nodes(keys) => Input::Nodes(keys.into_iter().map(node).collect()),
         Op::Lost(k) => Input::Lost(NodeId([k; 32])),
-        Op::Unsent(n, attempt) => Input::Unsent {
-            request: id(n),
-            attempt,
-            reason: "full".into(),
-        },
+        Op::Unsent(n, attempt) => Input::Unsent { request: id(n), attempt, reason: "full".into() },
         Op::Answer(k, n, attempt, 0) => answered(k, n, attempt, broken()),
-        Op::Answer(k, n, attempt, 1) => answered(
-            k,
-            n,
-            attempt,
-            Answer::Failed {
-                reason: "unfit".into(),
-                permanent: true,
-            },
-        ),
+        Op::Answer(k, n, attempt, 1) => {
+            answered(k, n, attempt, Answer::Failed { reason: "unfit".into(), permanent: true })
+        }
         Op::Answer(k, n, attempt, _) => answered(k, n, attempt, done()),
         Op::Pass(ms) => {
             *now += ms;
@@ -331,35 +255,17 @@ fn input(op: Op, now: &mut u64) -> Input {
 fn holds(core: &Core, now: u64, ticked: bool) {
     let books = core.books();
     let closed = books.ok + books.failed + books.shed + books.expired;
-    assert_eq!(
-        books.total,
-        closed + u64::try_from(core.active()).unwrap(),
-        "{books:?}"
-    );
+    assert_eq!(books.total, closed + u64::try_from(core.active()).unwrap(), "{books:?}");
     let running = |key: &NodeId| {
-        core.requests
-            .values()
-            .filter(|a| matches!(&a.phase, Phase::Running { peer, .. } if peer.id == *key))
-            .count()
+        core.requests.values().filter(|a| matches!(&a.phase, Phase::Running { peer } if peer.id == *key)).count()
     };
     for node in &core.nodes {
         assert_eq!(node.in_flight, running(&node.peer.id));
         assert!(node.in_flight <= core.config.per_node_in_flight);
     }
-    let with_node = core
-        .requests
-        .values()
-        .filter(|a| matches!(a.phase, Phase::Running { .. }))
-        .count();
-    assert_eq!(
-        with_node,
-        core.nodes.iter().map(|n| n.in_flight).sum::<usize>()
-    );
-    let queued = core
-        .requests
-        .values()
-        .filter(|a| matches!(a.phase, Phase::Queued { .. }))
-        .count();
+    let with_node = core.requests.values().filter(|a| matches!(a.phase, Phase::Running { .. })).count();
+    assert_eq!(with_node, core.nodes.iter().map(|n| n.in_flight).sum::<usize>());
+    let queued = core.requests.values().filter(|a| matches!(a.phase, Phase::Queued { .. })).count();
     assert_eq!(queued, core.queue.len());
     let timed = core.requests.values().filter(|a| a.due.is_some()).count();
     assert_eq!((timed, timed), (core.timers.len(), core.active()));

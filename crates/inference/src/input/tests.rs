@@ -7,46 +7,25 @@ use proptest::strategy::Strategy as _;
 use serde_json::json;
 
 fn flat(width: usize) -> Architecture {
-    Recipe::LogisticRegression
-        .build(&[width], Task::Classification { classes: 2 })
-        .unwrap()
+    Recipe::LogisticRegression.build(&[width], Task::Classification { classes: 2 }).unwrap()
 }
 
 fn image() -> Architecture {
-    Recipe::Mlp { hidden: vec![] }
-        .build(&[1, 2, 2], Task::Regression)
-        .unwrap()
+    Recipe::Mlp { hidden: vec![] }.build(&[1, 2, 2], Task::Regression).unwrap()
 }
 
 fn read(value: Value, model: &Architecture) -> Result<Vec<Vec<f32>>, String> {
-    let Value::Object(map) = value else {
-        unreachable!("tests pass objects")
-    };
+    let Value::Object(map) = value else { unreachable!("tests pass objects") };
     parse(&map, model).map_err(|e| e.to_string())
 }
 
 #[test]
 fn a_row_and_a_list_of_rows_are_told_apart() {
-    assert_eq!(
-        read(json!({"inputs": [1, 2.5, -3]}), &flat(3)),
-        Ok(vec![vec![1.0, 2.5, -3.0]])
-    );
-    assert_eq!(
-        read(json!({"input": [[1, 2], [3, 4]]}), &flat(2)),
-        Ok(vec![vec![1.0, 2.0], vec![3.0, 4.0]])
-    );
+    assert_eq!(read(json!({"inputs": [1, 2.5, -3]}), &flat(3)), Ok(vec![vec![1.0, 2.5, -3.0]]));
+    assert_eq!(read(json!({"input": [[1, 2], [3, 4]]}), &flat(2)), Ok(vec![vec![1.0, 2.0], vec![3.0, 4.0]]));
     let one = vec![vec![1.0, 2.0, 3.0, 4.0]];
-    for same in [
-        json!([1, 2, 3, 4]),
-        json!([[1, 2, 3, 4]]),
-        json!([[[1, 2], [3, 4]]]),
-        json!([[[[1, 2], [3, 4]]]]),
-    ] {
-        assert_eq!(
-            read(json!({"inputs": same}), &image()),
-            Ok(one.clone()),
-            "{same}"
-        );
+    for same in [json!([1, 2, 3, 4]), json!([[1, 2, 3, 4]]), json!([[[1, 2], [3, 4]]]), json!([[[[1, 2], [3, 4]]]])] {
+        assert_eq!(read(json!({"inputs": same}), &image()), Ok(one.clone()), "{same}");
     }
 }
 
@@ -61,87 +40,32 @@ fn every_fault_has_its_pointer_and_both_shapes() {
     check(
         json!({"inputs": [1, 2]}),
         &flat(3),
-        &[
-            "/input_data/inputs:",
-            "2 entries",
-            "3 are needed",
-            "row of 3 numbers",
-        ],
+        &["/input_data/inputs:", "2 entries", "3 are needed", "row of 3 numbers"],
     );
-    check(
-        json!({"inputs": [[1, 2, 3], [1, 2]]}),
-        &flat(3),
-        &["/input_data/inputs/1:", "2 entries"],
-    );
-    check(
-        json!({"inputs": [[1, 2, 3], 7]}),
-        &flat(3),
-        &["/input_data/inputs/1:", "a number"],
-    );
-    check(
-        json!({"inputs": [[[1, 2], [3]]]}),
-        &image(),
-        &["/input_data/inputs/0/1:", "[1, 2, 2]"],
-    );
-    check(
-        json!({"inputs": [1, "x", 3]}),
-        &flat(3),
-        &["/input_data/inputs/1:", "this is a text"],
-    );
-    check(
-        json!({"inputs": [1, 1e39, 3]}),
-        &flat(3),
-        &["/input_data/inputs/1:", "32 bits"],
-    );
+    check(json!({"inputs": [[1, 2, 3], [1, 2]]}), &flat(3), &["/input_data/inputs/1:", "2 entries"]);
+    check(json!({"inputs": [[1, 2, 3], 7]}), &flat(3), &["/input_data/inputs/1:", "a number"]);
+    check(json!({"inputs": [[[1, 2], [3]]]}), &image(), &["/input_data/inputs/0/1:", "[1, 2, 2]"]);
+    check(json!({"inputs": [1, "x", 3]}), &flat(3), &["/input_data/inputs/1:", "this is a text"]);
+    check(json!({"inputs": [1, 1e39, 3]}), &flat(3), &["/input_data/inputs/1:", "32 bits"]);
     check(json!({"inputs": []}), &flat(3), &["empty"]);
-    check(
-        json!({"inputs": [[]]}),
-        &flat(3),
-        &["/input_data/inputs/0:", "0 entries"],
-    );
+    check(json!({"inputs": [[]]}), &flat(3), &["/input_data/inputs/0:", "0 entries"]);
     check(json!({"inputs": [[[[[1]]]]]}), &flat(3), &["nested 5 deep"]);
     check(json!({"inputs": "secret"}), &flat(3), &["this is a text"]);
-    check(
-        json!({"input": 1, "inputs": 2}),
-        &flat(3),
-        &["both `inputs` and `input`"],
-    );
+    check(json!({"input": 1, "inputs": 2}), &flat(3), &["both `inputs` and `input`"]);
     check(json!({}), &flat(3), &["/input_data:", "is empty"]);
-    check(
-        json!({"inptus": [1]}),
-        &flat(3),
-        &["/input_data/inptus:", "did you mean `inputs`"],
-    );
-    check(
-        json!({"image_tensor": [[0.1]]}),
-        &flat(3),
-        &["unknown key", "row of 3 numbers"],
-    );
+    check(json!({"inptus": [1]}), &flat(3), &["/input_data/inptus:", "did you mean `inputs`"]);
+    check(json!({"image_tensor": [[0.1]]}), &flat(3), &["unknown key", "row of 3 numbers"]);
     check(json!({"a/b~": 1}), &flat(3), &["/input_data/a~1b~0:"]);
 }
 
 #[test]
 fn more_than_a_node_should_carry_is_refused() {
     let rows = vec![vec![0; 3]; ROWS_MAX + 1];
-    assert!(
-        read(json!({"inputs": rows}), &flat(3))
-            .unwrap_err()
-            .contains("at most 1024")
-    );
+    assert!(read(json!({"inputs": rows}), &flat(3)).unwrap_err().contains("at most 1024"));
     let wide = vec![vec![0; 4_096]; 65];
-    assert!(
-        read(json!({"inputs": wide}), &flat(4_096))
-            .unwrap_err()
-            .contains("262144")
-    );
-    let many = Recipe::LogisticRegression
-        .build(&[1], Task::Classification { classes: 1_000 })
-        .unwrap();
-    assert!(
-        read(json!({"inputs": vec![[0]; 100]}), &many)
-            .unwrap_err()
-            .contains("100000 output values")
-    );
+    assert!(read(json!({"inputs": wide}), &flat(4_096)).unwrap_err().contains("262144"));
+    let many = Recipe::LogisticRegression.build(&[1], Task::Classification { classes: 1_000 }).unwrap();
+    assert!(read(json!({"inputs": vec![[0]; 100]}), &many).unwrap_err().contains("100000 output values"));
 }
 
 proptest! {

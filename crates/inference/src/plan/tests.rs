@@ -6,10 +6,7 @@ use proptest::strategy::Strategy as _;
 
 fn node(name: &str, key: u8) -> Candidate {
     Candidate {
-        peer: Peer {
-            id: NodeId([key; 32]),
-            name: NodeName::new(name).unwrap(),
-        },
+        peer: Peer { id: NodeId([key; 32]), name: NodeName::new(name).unwrap() },
         node_types: vec![NodeType::Edge],
         gflops: 10.0,
         memory_gb: 8.0,
@@ -19,11 +16,7 @@ fn node(name: &str, key: u8) -> Candidate {
 }
 
 fn rules(strategy: Strategy) -> Rules<'static> {
-    Rules {
-        strategy,
-        per_node_in_flight: 2,
-        last: None,
-    }
+    Rules { strategy, per_node_in_flight: 2, last: None }
 }
 
 fn chosen(plan: Plan) -> String {
@@ -39,48 +32,21 @@ fn pick(needs: &Needs, nodes: &[Candidate], strategy: Strategy) -> String {
 
 #[test]
 fn capability_aware_prefers_kind_then_speed_then_load_per_speed() {
-    let fast = Candidate {
-        gflops: 100.0,
-        in_flight: 1,
-        ..node("fast", 1)
-    };
-    let slow = Candidate {
-        gflops: 10.0,
-        ..node("slow", 2)
-    };
-    let mobile = Candidate {
-        node_types: vec![NodeType::Mobile],
-        gflops: 1.0,
-        ..node("phone", 3)
-    };
+    let fast = Candidate { gflops: 100.0, in_flight: 1, ..node("fast", 1) };
+    let slow = Candidate { gflops: 10.0, ..node("slow", 2) };
+    let mobile = Candidate { node_types: vec![NodeType::Mobile], gflops: 1.0, ..node("phone", 3) };
     let nodes = [fast, slow, mobile];
     let strategy = Strategy::CapabilityAware;
     assert_eq!(pick(&Needs::default(), &nodes, strategy), "fast");
-    let needs = Needs {
-        preferred_node_types: vec![NodeType::Mobile],
-        ..Needs::default()
-    };
+    let needs = Needs { preferred_node_types: vec![NodeType::Mobile], ..Needs::default() };
     assert_eq!(pick(&needs, &nodes, strategy), "phone");
-    let failing = [
-        Candidate {
-            failures: 1,
-            ..nodes[0].clone()
-        },
-        nodes[1].clone(),
-    ];
+    let failing = [Candidate { failures: 1, ..nodes[0].clone() }, nodes[1].clone()];
     assert_eq!(pick(&Needs::default(), &failing, strategy), "slow");
 }
 
 #[test]
 fn least_loaded_counts_requests_in_work() {
-    let nodes = [
-        Candidate {
-            in_flight: 1,
-            gflops: 1e6,
-            ..node("a", 1)
-        },
-        node("b", 2),
-    ];
+    let nodes = [Candidate { in_flight: 1, gflops: 1e6, ..node("a", 1) }, node("b", 2)];
     assert_eq!(pick(&Needs::default(), &nodes, Strategy::LeastLoaded), "b");
 }
 
@@ -90,10 +56,7 @@ fn round_robin_goes_around_by_name() {
     let mut last: Option<NodeName> = None;
     let mut order = Vec::new();
     for _ in 0..4 {
-        let rules = Rules {
-            last: last.as_ref(),
-            ..rules(Strategy::RoundRobin)
-        };
+        let rules = Rules { last: last.as_ref(), ..rules(Strategy::RoundRobin) };
         let name = chosen(plan(&Needs::default(), &nodes, &BTreeSet::new(), rules));
         last = Some(NodeName::new(name.clone()).unwrap());
         order.push(name);
@@ -104,42 +67,17 @@ fn round_robin_goes_around_by_name() {
 #[test]
 fn what_is_missing_is_said() {
     let nodes = [node("a", 1)];
-    let gpu = Needs {
-        node_types: vec![NodeType::Gpu, NodeType::Cloud],
-        ..Needs::default()
-    };
+    let gpu = Needs { node_types: vec![NodeType::Gpu, NodeType::Cloud], ..Needs::default() };
     assert_eq!(pick(&gpu, &nodes, Strategy::LeastLoaded), "Nobody");
     assert!(missing(&gpu, &nodes).contains("(gpu, cloud)"));
-    let large = Needs {
-        memory_gb: 64.0,
-        ..Needs::default()
-    };
+    let large = Needs { memory_gb: 64.0, ..Needs::default() };
     assert_eq!(pick(&large, &nodes, Strategy::RoundRobin), "Nobody");
     assert!(missing(&large, &nodes).contains("64 GB of memory"));
     assert!(missing(&large, &[]).contains("no node that takes requests is connected"));
     let failed = BTreeSet::from([NodeId([1; 32])]);
-    assert_eq!(
-        plan(
-            &Needs::default(),
-            &nodes,
-            &failed,
-            rules(Strategy::LeastLoaded)
-        ),
-        Plan::Exhausted
-    );
-    let full = [Candidate {
-        in_flight: 2,
-        ..node("a", 1)
-    }];
-    assert_eq!(
-        plan(
-            &Needs::default(),
-            &full,
-            &BTreeSet::new(),
-            rules(Strategy::LeastLoaded)
-        ),
-        Plan::Busy
-    );
+    assert_eq!(plan(&Needs::default(), &nodes, &failed, rules(Strategy::LeastLoaded)), Plan::Exhausted);
+    let full = [Candidate { in_flight: 2, ..node("a", 1) }];
+    assert_eq!(plan(&Needs::default(), &full, &BTreeSet::new(), rules(Strategy::LeastLoaded)), Plan::Busy);
 }
 
 fn kinds() -> impl proptest::strategy::Strategy<Value = Vec<NodeType>> {
@@ -151,14 +89,7 @@ fn candidates() -> impl proptest::strategy::Strategy<Value = Vec<Candidate>> {
     prop::collection::vec(one, 0..8).prop_map(|nodes| {
         let make = |(i, (node_types, gflops, memory_gb, in_flight, failures))| {
             let i = u8::try_from(i).unwrap();
-            Candidate {
-                node_types,
-                gflops,
-                memory_gb,
-                in_flight,
-                failures,
-                ..node(&format!("n{i}"), i)
-            }
+            Candidate { node_types, gflops, memory_gb, in_flight, failures, ..node(&format!("n{i}"), i) }
         };
         nodes.into_iter().enumerate().map(make).collect()
     })
