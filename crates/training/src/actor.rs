@@ -17,10 +17,12 @@ use aivillage_base::ports::{Fence, StoreError, put_blob};
 use aivillage_base::wire::{BlobRef, Peer, UpdateHeader, UpdateReply};
 
 use crate::aggregate;
-use crate::coordinator::Shared;
 use crate::handle::Deps;
-use crate::job::{ComputeError, Effect, Input, Job, Step};
+use crate::job::Job;
 use crate::record::JobRecord;
+use crate::recruit::Candidate;
+use crate::shared::Shared;
+use crate::step::{Change, ComputeError, Effect, Input, Step};
 use crate::store;
 use crate::view::{EventKind, RoundView};
 
@@ -39,7 +41,8 @@ pub(crate) enum Message {
     /// Something happened.
     Input(Input),
     /// An update has arrived; answer when it is durable.
-    Update(Input, oneshot::Sender<UpdateReply>),
+    /// The answer says also whether its bytes must stay.
+    Update(Input, oneshot::Sender<(UpdateReply, bool)>),
     /// Would this update be taken?
     Offer(Peer, UpdateHeader, oneshot::Sender<Option<UpdateReply>>),
     /// Where is it?
@@ -57,7 +60,7 @@ pub(crate) struct Snapshot {
 }
 
 enum Pending {
-    Update(oneshot::Sender<UpdateReply>, Option<UpdateReply>),
+    Update(oneshot::Sender<(UpdateReply, bool)>, Option<(UpdateReply, bool)>),
     Offer(oneshot::Sender<Option<UpdateReply>>, Option<UpdateReply>),
     View(oneshot::Sender<Snapshot>),
     Cancel(oneshot::Sender<()>),
@@ -75,25 +78,47 @@ pub(crate) struct Actor {
     pub(crate) cancel: CancellationToken,
     pub(crate) epoch: u64,
     pub(crate) models: VecDeque<BlobRef>,
+    /// Nodes that are connected already.
+    pub(crate) present: Vec<Candidate>,
+}
+
+/// Why the task has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// The job is over.
+    Ended,
+    /// The coordinator stops.
+    Stopped,
+    /// Another tenure of the lease has begun: what this task knows of the job may be old.
+    Lost,
 }
 
 impl Actor {
-    /// Runs until the job ends, the coordinator stops, or another coordinator takes the job.
-    pub(crate) async fn run(mut self) {
+    /// Runs until the job ends, the coordinator stops, or the lease is lost; gives the inbox back.
+    pub(crate) async fn run(mut self) -> (Exit, mpsc::Receiver<Message>) {
+        let exit = self.serve().await;
+        (exit, self.inbox)
+    }
+
+    async fn serve(&mut self) -> Exit {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut renewed = self.deps.clock.now().monotonic_ms;
         let now = self.deps.clock.now();
-        let step = self.job.resume(now);
-        if !self.settle(step, Vec::new()).await {
-            return;
+        let mut renewed = now.monotonic_ms;
+        self.shared.offer(&self.id, self.job.round());
+        let mut first = self.job.resume(now);
+        for candidate in std::mem::take(&mut self.present) {
+            merge(&mut first, self.job.step(now, Input::Joined(candidate)));
         }
-        loop {
+        if let Err(exit) = self.settle(first, Vec::new()).await {
+            return exit;
+        }
+        while !self.job.status().is_terminal() {
             let first = tokio::select! {
-                () = self.cancel.cancelled() => return,
+                () = self.cancel.cancelled() => return Exit::Stopped,
                 message = self.inbox.recv() => match message {
                     Some(message) => message,
-                    None => return,
+                    None => return Exit::Stopped,
                 },
                 _ = tick.tick() => Message::Input(Input::Tick),
             };
@@ -101,28 +126,23 @@ impl Actor {
             if now.saturating_sub(renewed) > millis(LEASE) / 3 {
                 renewed = now;
                 if !self.renew().await {
-                    return;
+                    return Exit::Lost;
                 }
             }
             let (step, pending) = self.take(first);
-            if !self.settle(step, pending).await {
-                return;
-            }
-            if self.job.status().is_terminal() {
-                return;
+            if let Err(exit) = self.settle(step, pending).await {
+                return exit;
             }
         }
+        Exit::Ended
     }
 
+    /// Extends the lease. False if it ran out: whoever took it meanwhile may have moved the job on.
     async fn renew(&self) -> bool {
         let config = &self.deps.config;
         let lease = self.deps.records.acquire(&store::lease(&self.id), &config.coordinator_id, LEASE).await;
         match lease {
-            Ok(Some(epoch)) => epoch == self.epoch,
-            Ok(None) => {
-                tracing::warn!(job = %self.id, "another coordinator holds the job's lease");
-                false
-            }
+            Ok(epoch) => epoch == Some(self.epoch),
             // The fence in every commit decides; a renewal that could not be made is tried again.
             Err(_) => true,
         }
@@ -140,7 +160,8 @@ impl Actor {
                 Message::Input(input) => merge(&mut all, self.job.step(now, input)),
                 Message::Update(input, reply) => {
                     let mut step = self.job.step(now, input);
-                    pending.push(Pending::Update(reply, step.reply.take()));
+                    let kept = step.kept;
+                    pending.push(Pending::Update(reply, step.reply.take().map(|said| (said, kept))));
                     merge(&mut all, step);
                 }
                 Message::Offer(peer, header, reply) => {
@@ -158,10 +179,10 @@ impl Actor {
         (all, pending)
     }
 
-    /// Persists, answers, acts. False = stop.
-    async fn settle(&mut self, step: Step, pending: Vec<Pending>) -> bool {
-        if !step.changes.is_empty() && !self.persist(step.changes).await {
-            return false;
+    /// Persists, answers, acts.
+    async fn settle(&mut self, step: Step, pending: Vec<Pending>) -> Result<(), Exit> {
+        if !step.changes.is_empty() {
+            self.persist(step.changes).await?;
         }
         for waiting in pending {
             // A receiver that went away asked for nothing that must be done.
@@ -177,26 +198,26 @@ impl Actor {
         for effect in step.effects {
             self.carry_out(effect).await;
         }
-        true
+        Ok(())
     }
 
-    async fn persist(&self, changes: Vec<crate::job::Change>) -> bool {
+    async fn persist(&self, changes: Vec<Change>) -> Result<(), Exit> {
         let fence = Fence { lease: store::lease(&self.id), epoch: self.epoch };
         let batch = store::batch(changes, Some(fence));
         let mut pause = Duration::from_millis(50);
         loop {
             match self.deps.records.commit(batch.clone()).await {
-                Ok(()) => return true,
+                Ok(()) => return Ok(()),
                 Err(StoreError::Fenced { .. }) => {
                     tracing::warn!(job = %self.id, "fenced: another coordinator runs this job");
-                    return false;
+                    return Err(Exit::Lost);
                 }
                 Err(error) => {
                     tracing::error!(job = %self.id, step = batch.name, %error, "cannot persist, trying again");
                 }
             }
             tokio::select! {
-                () = self.cancel.cancelled() => return false,
+                () = self.cancel.cancelled() => return Err(Exit::Stopped),
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
             }
         }
@@ -205,11 +226,7 @@ impl Actor {
     fn snapshot(&self) -> Snapshot {
         let now = self.deps.clock.now();
         let current = self.job.round().map(|r| r.record(now).view(&r.members(), r.elapsed(now)));
-        Snapshot {
-            record: self.job.record().clone(),
-            current,
-            waiting_for: self.job.waiting_for().map(str::to_owned),
-        }
+        Snapshot { record: self.job.record().clone(), current, waiting_for: self.job.waiting_for().map(str::to_owned) }
     }
 
     async fn carry_out(&mut self, effect: Effect) {
@@ -238,9 +255,9 @@ impl Actor {
                     result => Ok(Input::Computed(key, result)),
                 }
             }),
-            Effect::Publish(model) => self.spawn(|deps, _| async move {
-                Ok(Input::Published(deps.catalogue.publish(*model).await))
-            }),
+            Effect::Publish(model) => {
+                self.spawn(|deps, _| async move { Ok(Input::Published(deps.catalogue.publish(*model).await)) })
+            }
             Effect::DeleteBlobs(digests) => {
                 for digest in digests {
                     self.shared.drop_payload(&*self.deps.blobs, digest).await;

@@ -12,7 +12,7 @@ use aivillage_base::ports::{Blobs, Records, StoreError};
 use aivillage_base::wire::BlobRef;
 use bytes::Bytes;
 
-use crate::job::{ComputeError, ComputePlan};
+use crate::step::{ComputeError, ComputePlan};
 use crate::store;
 use crate::strategy::fedavg;
 
@@ -66,9 +66,8 @@ async fn sum_block(
     let mut sums: Vec<Partial> = segments.iter().map(|s| Partial::zero(s.len)).collect();
     for (node, counted) in &plan.accepted {
         let bad = |reason, detail| ComputeError::BadUpdate { node: node.clone(), reason, detail };
-        let block = read_update(plan, records, blobs, node, counted, start, weights.len())
-            .await
-            .map_err(|e| match e {
+        let block =
+            read_update(plan, records, blobs, node, counted, start, weights.len()).await.map_err(|e| match e {
                 StoreError::Damaged(what) => bad("damaged", what),
                 StoreError::Conflict { .. }
                 | StoreError::Fenced { .. }
@@ -106,11 +105,7 @@ async fn read_update(
     } else {
         blobs.read_at(&counted.payload.digest, start as u64 * 4, len * 4).await?
     };
-    if bytes.len() == len * 4 {
-        Ok(bytes)
-    } else {
-        Err(StoreError::Damaged(format!("the update of {node} is cut")))
-    }
+    if bytes.len() == len * 4 { Ok(bytes) } else { Err(StoreError::Damaged(format!("the update of {node} is cut"))) }
 }
 
 /// The runs of coordinates `start..start + len`, tensor by tensor.
@@ -137,9 +132,6 @@ mod tests {
         let tensor = |n: usize| TensorSpec { name: String::new(), shape: vec![n] };
         let (a, b) = (Grid { exponent: -1, bound: 1 }, Grid { exponent: -2, bound: 1 });
         let found = segments(&[tensor(10), tensor(20)], &[a, b], 5, 10);
-        assert_eq!(
-            found,
-            [Segment { start: 5, len: 5, grid: a }, Segment { start: 10, len: 5, grid: b }]
-        );
+        assert_eq!(found, [Segment { start: 5, len: 5, grid: a }, Segment { start: 10, len: 5, grid: b }]);
     }
 }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// How members of a round are chosen when more are eligible than there are places.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Selection {
     /// Fastest measured nodes first, ties by name.
     CapabilityAware,
@@ -13,8 +16,7 @@ pub enum Selection {
 
 impl Selection {
     /// All kinds with their names.
-    pub const ALL: [(&'static str, Self); 2] =
-        [("capability_aware", Self::CapabilityAware), ("random", Self::Random)];
+    pub const ALL: [(&'static str, Self); 2] = [("capability_aware", Self::CapabilityAware), ("random", Self::Random)];
 }
 
 /// Settings of the training coordinator.

@@ -2,29 +2,32 @@
 //!
 //! Requests find their job here; ended jobs are read from the store. Nothing is decided here: see [`crate::job`].
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use aivillage_base::ports::{Blobs, Payload, StoreError};
+use aivillage_base::ports::{Payload, StoreError};
 use aivillage_base::rng::os_bytes;
 use aivillage_base::wire::{BlobRef, Declined, Peer, RoundKey, UpdateHeader, UpdateReply};
 use aivillage_base::{Digest, ErrorKind, JobId, ModelId};
 
-use crate::actor::{Actor, Message, Snapshot};
+use crate::actor::{Actor, Exit, Message, Snapshot};
 use crate::error::{Fault, TrainingError};
 use crate::handle::Deps;
-use crate::job::{Input, Job, Rules};
-use crate::record::{JobRecord, Life, RoundRecord, SCHEMA, Stage};
+use crate::job::{Job, Rules};
+use crate::record::{JobRecord, Life, MemberRecord, SCHEMA, Saved, Stage};
 use crate::recruit::Candidate;
-use crate::round::Round;
+use crate::shared::{Board, Shared, lock};
 use crate::spec::{CatalogueModel, JobRequest, ModelChoice, resolve};
+use crate::status::job_view;
+use crate::step::Input;
 use crate::store;
-use crate::view::{EventKind, JobEvent, JobStatus, JobSummary, JobView, Phase, RoundView, TrainingStats};
+use crate::view::{JobEvent, JobStatus, JobSummary, JobView, TrainingStats};
 
 /// Messages waiting for one job: the updates of a large cohort may arrive together.
 const INBOX: usize = 4_096;
@@ -34,99 +37,6 @@ const EVENTS: usize = 1_024;
 const UNFINISHED_MAX: usize = 1_000;
 /// How long a lease lasts without renewal.
 const LEASE: Duration = Duration::from_secs(30);
-
-/// What a job's task publishes for others to see without asking it.
-#[derive(Debug)]
-struct Board {
-    outbox: mpsc::Sender<Message>,
-    events: broadcast::Sender<JobEvent>,
-    sequence: u64,
-    /// Model and members of the attempt under way.
-    offered: Option<(Digest, BTreeSet<Peer>)>,
-}
-
-/// What jobs' tasks and the coordinator share.
-#[derive(Debug, Default)]
-pub(crate) struct Shared {
-    boards: Mutex<HashMap<JobId, Board>>,
-    /// Which jobs keep which model blobs, and how many counted updates refer to which payload blobs.
-    models: Mutex<HashMap<Digest, BTreeSet<JobId>>>,
-    payloads: tokio::sync::Mutex<HashMap<Digest, u32>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // A panic elsewhere must not stop the coordinator; these maps are valid between any two statements.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Shared {
-    fn outbox(&self, job: &JobId) -> Option<mpsc::Sender<Message>> {
-        lock(&self.boards).get(job).map(|b| b.outbox.clone())
-    }
-
-    fn outboxes(&self) -> Vec<mpsc::Sender<Message>> {
-        lock(&self.boards).values().map(|b| b.outbox.clone()).collect()
-    }
-
-    pub(crate) fn publish_event(&self, job: &JobId, kind: EventKind, round: Option<&Round>) {
-        if let Some(board) = lock(&self.boards).get_mut(job) {
-            board.sequence += 1;
-            board.offered = round.map(|r| {
-                (r.model_in().digest, r.members().into_iter().map(|m| m.peer).collect())
-            });
-            // Nobody listening is fine.
-            let _listeners = board.events.send(JobEvent { sequence: board.sequence, kind });
-        }
-    }
-
-    pub(crate) fn keep_model(&self, job: &JobId, digest: Digest) {
-        lock(&self.models).entry(digest).or_default().insert(job.clone());
-    }
-
-    /// Deletes a model's blob unless another job or the catalogue has the same bytes.
-    pub(crate) async fn drop_model(&self, deps: &Deps, job: &JobId, digest: Digest) {
-        let unused = {
-            let mut models = lock(&self.models);
-            let keepers = models.entry(digest).or_default();
-            keepers.remove(job);
-            let unused = keepers.is_empty();
-            if unused {
-                models.remove(&digest);
-            }
-            unused
-        };
-        if unused
-            && !deps.catalogue.uses(&digest).await
-            && let Err(error) = deps.blobs.delete(&digest).await
-        {
-            tracing::warn!(%digest, %error, "an old round's model could not be deleted");
-        }
-    }
-
-    /// One more counted update refers to this blob. False if the blob is gone: it must be sent again.
-    async fn keep_payload(&self, blobs: &dyn Blobs, digest: Digest) -> Result<bool, StoreError> {
-        let mut payloads = self.payloads.lock().await;
-        if blobs.len(&digest).await?.is_none() {
-            return Ok(false);
-        }
-        *payloads.entry(digest).or_default() += 1;
-        Ok(true)
-    }
-
-    /// One update fewer refers to this blob; the last one takes it along.
-    pub(crate) async fn drop_payload(&self, blobs: &dyn Blobs, digest: Digest) {
-        let mut payloads = self.payloads.lock().await;
-        let left = payloads.get(&digest).copied().unwrap_or(1).saturating_sub(1);
-        if left > 0 {
-            payloads.insert(digest, left);
-            return;
-        }
-        payloads.remove(&digest);
-        if let Err(error) = blobs.delete(&digest).await {
-            tracing::warn!(%digest, %error, "an update could not be deleted");
-        }
-    }
-}
 
 /// The coordinator.
 #[derive(Debug)]
@@ -142,55 +52,35 @@ impl Coordinator {
     pub(crate) async fn start(deps: Deps, cancel: CancellationToken) -> Result<Arc<Self>, TrainingError> {
         let slots = Arc::new(Semaphore::new(deps.config.max_concurrent_jobs));
         let this = Arc::new(Self { deps, shared: Arc::default(), slots, cancel, trainers: Mutex::default() });
+        let mut ended = Vec::new();
+        let mut unfinished = Vec::new();
         for record in store::jobs(&*this.deps.records).await? {
-            let rounds = store::rounds(&*this.deps.records, &record.spec.job_id).await?;
-            let models = this.note_models(&record, &rounds);
-            if !record.life.status().is_terminal() {
-                this.resume(record, rounds, models).await?;
+            let Some(saved) = store::saved(&*this.deps.records, &record.spec.job_id).await? else { continue };
+            this.note(&saved).await;
+            ended.extend(saved.attempts.iter().rev().find(|r| !r.is_open()).cloned());
+            if !saved.record.life.status().is_terminal() {
+                unfinished.push(saved);
             }
+        }
+        // An attempt's updates go once its end is durable; a process that died in between has left them.
+        for counted in ended.iter().flat_map(|r| &r.members).filter_map(MemberRecord::counted).filter(|c| !c.inline) {
+            this.shared.sweep_payload(&*this.deps.blobs, counted.payload.digest).await;
+        }
+        for saved in unfinished {
+            this.spawn(saved);
         }
         Ok(this)
     }
 
-    /// Remembers which models a stored job keeps.
-    fn note_models(&self, record: &JobRecord, rounds: &[RoundRecord]) -> VecDeque<BlobRef> {
-        let job = &record.spec.job_id;
-        let mut models = VecDeque::new();
-        for round in rounds {
-            if let Stage::Done { model_out } = &round.stage {
-                models.push_back(*model_out);
-            }
+    /// Counts what a stored job refers to.
+    async fn note(&self, saved: &Saved) {
+        for model in models(saved) {
+            self.shared.keep_model(&saved.record.spec.job_id, model.digest);
         }
-        if let Some(model) = record.model.filter(|m| !models.contains(m)) {
-            models.push_back(model);
+        let mut payloads = self.shared.payloads.lock().await;
+        for counted in saved.members.iter().filter_map(MemberRecord::counted).filter(|c| !c.inline) {
+            *payloads.entry(counted.payload.digest).or_default() += 1;
         }
-        for model in &models {
-            self.shared.keep_model(job, model.digest);
-        }
-        models
-    }
-
-    async fn resume(
-        self: &Arc<Self>,
-        record: JobRecord,
-        rounds: Vec<RoundRecord>,
-        models: VecDeque<BlobRef>,
-    ) -> Result<(), TrainingError> {
-        let current = rounds.into_iter().find(|r| matches!(r.stage, Stage::Collecting | Stage::Publishing));
-        let current = match current {
-            Some(round) => {
-                let members = store::members(&*self.deps.records, &round.key).await?;
-                let mut payloads = self.shared.payloads.lock().await;
-                for counted in members.iter().filter_map(|m| m.counted()).filter(|c| !c.inline) {
-                    *payloads.entry(counted.payload.digest).or_default() += 1;
-                }
-                Some((round, members))
-            }
-            None => None,
-        };
-        let job = Job::restore(self.deps.clock.now(), record, current, self.rules());
-        self.spawn(job, models);
-        Ok(())
     }
 
     fn rules(&self) -> Rules {
@@ -201,57 +91,73 @@ impl Coordinator {
         }
     }
 
-    /// Starts the job's task: it takes its lease, tells the job who is there, and waits for its turn.
-    fn spawn(self: &Arc<Self>, job: Job, models: VecDeque<BlobRef>) {
-        let id = job.record().spec.job_id.clone();
-        let (outbox, inbox) = mpsc::channel(INBOX);
+    /// Starts the job's task and runs it until the job ends or the coordinator stops.
+    fn spawn(self: &Arc<Self>, saved: Saved) {
+        let id = saved.record.spec.job_id.clone();
+        let (outbox, mut inbox) = mpsc::channel(INBOX);
         let (events, _) = broadcast::channel(EVENTS);
-        let offered = job
-            .round()
-            .map(|r| (r.model_in().digest, r.members().into_iter().map(|m| m.peer).collect()));
-        let board = Board { outbox: outbox.clone(), events, sequence: 0, offered };
+        let board = Board { outbox: outbox.clone(), events, sequence: 0, offered: None };
         lock(&self.shared.boards).insert(id.clone(), board);
+        self.shared.offer(&id, Job::restore(self.deps.clock.now(), saved, self.rules()).round());
         let this = Arc::clone(self);
         tokio::spawn(async move {
-            let Some(epoch) = this.lease(&id).await else { return };
-            let actor = Actor {
-                id: id.clone(),
-                job,
-                deps: this.deps.clone(),
-                shared: Arc::clone(&this.shared),
-                inbox,
-                outbox: outbox.downgrade(),
-                cancel: this.cancel.clone(),
-                epoch,
-                models,
-            };
-            let (slots, turn) = (Arc::clone(&this.slots), outbox.clone());
-            let waiting = tokio::spawn(async move {
-                let permit = slots.acquire_owned().await.ok();
-                let _gone = turn.send(Message::Input(Input::Started)).await;
-                permit
-            });
-            for peer in this.deps.transport.connected() {
-                if let Some(candidate) = this.candidate(&peer) {
-                    let _gone = outbox.send(Message::Input(Input::Joined(candidate))).await;
+            while let Some((actor, waiting)) = this.prepare(&id, &outbox, inbox).await {
+                let (exit, left) = actor.run().await;
+                inbox = left;
+                // The turn goes to the next job; one that never had it leaves the queue.
+                waiting.abort();
+                match exit {
+                    Exit::Ended | Exit::Stopped => break,
+                    Exit::Lost => tracing::warn!(job = %id, "the job's lease is lost: waiting for it"),
                 }
             }
-            drop(outbox);
-            actor.run().await;
             lock(&this.shared.boards).remove(&id);
-            // The turn goes to the next job; one that never had it leaves the queue.
-            waiting.abort();
             if let Err(error) = this.deps.records.release(&store::lease(&id), &this.deps.config.coordinator_id).await {
                 tracing::debug!(job = %id, %error, "lease not released, it will expire");
             }
         });
     }
 
-    async fn lease(&self, job: &JobId) -> Option<u64> {
+    /// Takes the job's lease, and only then reads the job: whoever had the lease before may have moved it on.
+    async fn prepare(
+        self: &Arc<Self>,
+        id: &JobId,
+        outbox: &mpsc::Sender<Message>,
+        inbox: mpsc::Receiver<Message>,
+    ) -> Option<(Actor, JoinHandle<Option<OwnedSemaphorePermit>>)> {
+        let (epoch, saved) = self.lease(id).await?;
+        let (slots, turn) = (Arc::clone(&self.slots), outbox.clone());
+        let waiting = tokio::spawn(async move {
+            let permit = slots.acquire_owned().await.ok();
+            let _gone = turn.send(Message::Input(Input::Started)).await;
+            permit
+        });
+        let present = self.deps.transport.connected();
+        let actor = Actor {
+            id: id.clone(),
+            models: models(&saved),
+            job: Job::restore(self.deps.clock.now(), saved, self.rules()),
+            deps: self.deps.clone(),
+            shared: Arc::clone(&self.shared),
+            inbox,
+            outbox: outbox.downgrade(),
+            cancel: self.cancel.clone(),
+            epoch,
+            present: present.iter().filter_map(|peer| self.candidate(peer)).collect(),
+        };
+        Some((actor, waiting))
+    }
+
+    /// The job's lease and the job as it is then; None if the coordinator stops.
+    async fn lease(&self, job: &JobId) -> Option<(u64, Saved)> {
         loop {
             let lease = self.deps.records.acquire(&store::lease(job), &self.deps.config.coordinator_id, LEASE).await;
             match lease {
-                Ok(Some(epoch)) => return Some(epoch),
+                Ok(Some(epoch)) => match store::saved(&*self.deps.records, job).await {
+                    Ok(Some(saved)) => return Some((epoch, saved)),
+                    Ok(None) => return None,
+                    Err(error) => tracing::warn!(%job, %error, "job not read, trying again"),
+                },
                 Ok(None) => {}
                 Err(error) => tracing::warn!(%job, %error, "lease not acquired, trying again"),
             }
@@ -301,8 +207,7 @@ impl Coordinator {
         let model = self.find_model(&request).await;
         let job_id = request.job_id.clone().unwrap_or_else(JobId::random);
         let seed = request.seed.unwrap_or_else(random_seed);
-        let spec =
-            resolve(&request, &self.deps.config, |_| model, job_id, seed).map_err(TrainingError::Refused)?;
+        let spec = resolve(&request, &self.deps.config, |_| model, job_id, seed).map_err(TrainingError::Refused)?;
         self.check_space(&spec).await?;
         let record = JobRecord {
             schema: SCHEMA,
@@ -326,7 +231,7 @@ impl Coordinator {
             | StoreError::Unavailable(_)) => TrainingError::Store(other),
         })?;
         tracing::info!(job = %id, "job created");
-        self.spawn(Job::restore(self.deps.clock.now(), record, None, self.rules()), VecDeque::new());
+        self.spawn(Saved::new(record));
         Ok(id)
     }
 
@@ -502,9 +407,15 @@ impl Coordinator {
             Payload::Inline(_) => None,
         };
         let input = Input::Update(from.clone(), header.clone(), payload);
-        let reply = self.ask(&header.key.job, |reply| Message::Update(input, reply)).await;
-        let reply = reply.unwrap_or_else(|| self.unknown(&header));
-        if let (Some(digest), UpdateReply::Refused { .. } | UpdateReply::Retry { .. }) = (stored, &reply) {
+        let (reply, kept) = match self.shared.outbox(&header.key.job) {
+            None => (self.unknown(&header), false),
+            // No answer: the task ended, with the update stored or not. Bytes too many do less harm than bytes too few.
+            Some(_) => match self.ask(&header.key.job, |reply| Message::Update(input, reply)).await {
+                Some(answer) => answer,
+                None => (UpdateReply::Retry { after_ms: 500 }, true),
+            },
+        };
+        if let (Some(digest), false) = (stored, kept) {
             self.shared.drop_payload(&*self.deps.blobs, digest).await;
         }
         reply
@@ -519,63 +430,23 @@ impl Coordinator {
     }
 }
 
+/// The models a stored job keeps, oldest first.
+fn models(saved: &Saved) -> VecDeque<BlobRef> {
+    let mut models = VecDeque::new();
+    for round in &saved.attempts {
+        if let Stage::Done { model_out } = &round.stage {
+            models.push_back(*model_out);
+        }
+    }
+    if let Some(model) = saved.record.model.filter(|m| !models.contains(m)) {
+        models.push_back(model);
+    }
+    models
+}
+
 fn random_seed() -> u64 {
     let mut bytes = [0u8; 8];
     os_bytes(&mut bytes);
     // 53 bits: JSON numbers beyond that lose digits in many languages.
     u64::from_le_bytes(bytes) >> 11
-}
-
-fn job_view(snapshot: Snapshot, rounds: &[RoundRecord]) -> JobView {
-    let Snapshot { record, mut current, waiting_for } = snapshot;
-    let ended: Vec<RoundView> =
-        rounds.iter().filter(|r| r.closed_ms.is_some()).map(|r| r.view(&r.members, r.elapsed_ms)).collect();
-    let reason = match &record.life {
-        Life::Failed { reason } => Some(reason.clone()),
-        Life::Created => Some(waiting_for.clone().unwrap_or_else(|| "waiting for its turn".to_owned())),
-        Life::Running | Life::Completed { .. } | Life::Cancelled => waiting_for.clone(),
-    };
-    if current.is_none() && record.life == Life::Running && record.rounds_done < record.spec.total_rounds {
-        current = Some(RoundView {
-            round: record.rounds_done + 1,
-            attempt: record.attempts + 1,
-            phase: Phase::Recruiting,
-            reason: waiting_for,
-            members: Vec::new(),
-            loss: None,
-            accuracy: None,
-            bytes: 0,
-            model: None,
-            opened_ms: None,
-            closed_ms: None,
-            elapsed_ms: 0,
-        });
-    }
-    let model_id = match &record.life {
-        Life::Completed { model_id } => Some(model_id.clone()),
-        Life::Created | Life::Running | Life::Failed { .. } | Life::Cancelled => None,
-    };
-    JobView {
-        status: record.life.status(),
-        reason,
-        rounds_done: record.rounds_done,
-        best_round: best_round(&ended),
-        current,
-        rounds: ended,
-        model: record.model,
-        model_id,
-        created_ms: record.created_ms,
-        ended_ms: record.ended_ms,
-        spec: record.spec,
-    }
-}
-
-/// The round whose model did best when the next round's members received it.
-fn best_round(rounds: &[RoundView]) -> Option<u32> {
-    rounds
-        .iter()
-        .filter(|r| r.phase == Phase::Done && r.round > 1)
-        .filter_map(|r| Some((r.round - 1, r.accuracy?)))
-        .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
-        .map(|(round, _)| round)
 }

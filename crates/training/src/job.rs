@@ -5,22 +5,17 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-
-use aivillage_base::fixed::Grid;
 use aivillage_base::ports::Payload;
 use aivillage_base::time::Now;
-use aivillage_base::wire::{
-    BlobRef, Declined, Down, Invitation, Peer, RoundKey, UpdateHeader, UpdateReply,
-};
+use aivillage_base::wire::{BlobRef, Declined, Down, Peer, RoundKey, UpdateHeader, UpdateReply};
 use aivillage_base::{Architecture, Digest, NodeName};
 
 use crate::config::Selection;
-use crate::handle::FinishedModel;
-use crate::record::{JobRecord, Life, MemberRecord, MemberState, RoundRecord, Stage};
+use crate::record::{JobRecord, Life, MemberRecord, MemberState, RoundRecord, Saved, Stage};
 use crate::recruit::{self, Candidate};
-use crate::round::{Limits, Round, Verdict};
+use crate::round::{Round, Verdict};
 use crate::spec::Start;
+use crate::step::{Change, ComputeError, Effect, Input, Step};
 use crate::view::{EventKind, JobStatus};
 
 /// Attempts in a row that may fail because of members before the job is given up.
@@ -28,110 +23,7 @@ const FAILURES_MAX: u32 = 3;
 /// Pause before an unanswered invitation is sent again, in milliseconds.
 const REMIND_MS: u64 = 5_000;
 
-/// What happens to a job.
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// It has its turn (again, after a restart).
-    Started,
-    /// A node that could take part is connected.
-    Joined(Candidate),
-    /// A node's stream has closed.
-    Left(Peer),
-    /// The first model exists.
-    Initialised(Architecture, BlobRef),
-    /// A node takes part, or not.
-    Answer(Peer, RoundKey, Option<Declined>),
-    /// A node tried and failed.
-    Failed(Peer, RoundKey, String),
-    /// An update whose bytes match its header.
-    Update(Peer, UpdateHeader, Payload),
-    /// The round's model is made and durable, or not.
-    Computed(RoundKey, Result<BlobRef, ComputeError>),
-    /// The finished model is in the catalogue under this id, or not.
-    Published(Result<String, String>),
-    /// The owner ends it.
-    Cancel,
-    /// Time has passed.
-    Tick,
-    /// A computation could not be carried out: what the state owes is to be done again.
-    Retry,
-}
-
-/// Why a round's model could not be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ComputeError {
-    /// This member's update is outside the grid or unreadable.
-    BadUpdate {
-        /// The member.
-        node: NodeName,
-        /// Machine-readable.
-        reason: &'static str,
-        /// A sentence.
-        detail: String,
-    },
-    /// The store failed; trying again may help.
-    Store(String),
-}
-
-/// Something to persist.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Change {
-    /// The job's record.
-    Job(Box<JobRecord>),
-    /// An attempt's record.
-    Round(Box<RoundRecord>),
-    /// A member's record while the attempt is under way.
-    Member(RoundKey, MemberRecord),
-    /// A small update.
-    Payload(RoundKey, NodeName, Bytes),
-    /// Member records and small updates of an ended attempt are no longer needed.
-    Forget(RoundKey, Vec<NodeName>),
-}
-
-/// Something to do once the changes are durable.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
-    /// Send a message.
-    Send(Peer, Down),
-    /// Make the first model; answer with [`Input::Initialised`].
-    Initialise(Architecture),
-    /// Make the round's model; answer with [`Input::Computed`].
-    Compute(Box<ComputePlan>),
-    /// Put the finished model into the catalogue; answer with [`Input::Published`].
-    Publish(Box<FinishedModel>),
-    /// Blobs that no record refers to any more.
-    DeleteBlobs(Vec<Digest>),
-    /// A round's model is out: it may be fetched, and an older one may go.
-    Model(BlobRef),
-    /// Tell whoever listens.
-    Event(EventKind),
-}
-
-/// Everything that makes a round's model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ComputePlan {
-    /// Which attempt.
-    pub key: RoundKey,
-    /// Shape.
-    pub architecture: Architecture,
-    /// The model it starts from.
-    pub model_in: BlobRef,
-    /// Grid of each tensor, in layout order.
-    pub grids: Vec<Grid>,
-    /// The accepted set, in name order.
-    pub accepted: Vec<(NodeName, crate::record::Counted)>,
-}
-
-/// The outcome of one step.
-#[derive(Debug, Default)]
-pub struct Step {
-    /// What to persist, all together.
-    pub changes: Vec<Change>,
-    /// What to do then.
-    pub effects: Vec<Effect>,
-    /// What to say to the sender of an update, then.
-    pub reply: Option<UpdateReply>,
-}
+mod orders;
 
 /// What the operator decides, as far as a job needs it.
 #[derive(Debug, Clone, Copy)]
@@ -152,24 +44,26 @@ pub struct Job {
     last: Option<RoundRecord>,
     candidates: BTreeMap<NodeName, Candidate>,
     waiting_for: Option<String>,
-    initialising: bool,
+    /// The first model is being made, or the last one is on its way into the catalogue: asked for once.
+    busy: bool,
 }
 
 impl Job {
-    /// A job as it was persisted, with the attempt under way, if any.
+    /// A job as it was persisted; nobody is connected yet.
     #[must_use]
-    pub fn restore(now: Now, record: JobRecord, round: Option<(RoundRecord, Vec<MemberRecord>)>, rules: Rules) -> Self {
+    pub fn restore(now: Now, saved: Saved, rules: Rules) -> Self {
+        let (open, ended): (Vec<_>, Vec<_>) = saved.attempts.into_iter().partition(RoundRecord::is_open);
         let mut job = Self {
-            record,
+            record: saved.record,
             rules,
             round: None,
-            last: None,
+            last: ended.into_iter().next_back(),
             candidates: BTreeMap::new(),
             waiting_for: None,
-            initialising: false,
+            busy: false,
         };
-        if let Some((round, members)) = round {
-            job.round = job.limits().map(|limits| Round::restore(now, round, members, limits));
+        if let (Some(round), Some(limits)) = (open.into_iter().next_back(), job.limits()) {
+            job.round = Some(Round::restore(now, round, saved.members, limits));
         }
         job
     }
@@ -210,15 +104,18 @@ impl Job {
         if let Some(round) = self.round.as_ref().filter(|r| *r.key() == header.key) {
             return round.offer(peer, header);
         }
-        if let Some(last) = self.last.as_ref().filter(|r| r.key == header.key) {
+        let published = |r: &&RoundRecord| r.key == header.key && matches!(r.stage, Stage::Done { .. });
+        if let Some(last) = self.last.as_ref().filter(published) {
             let member = last.members.iter().find(|m| m.peer == *peer);
-            if member.and_then(MemberRecord::counted).is_some_and(|c| c.payload == header.payload) {
+            if member.and_then(MemberRecord::counted).is_some_and(|c| c.is(header)) {
                 return Some(UpdateReply::Accepted);
             }
         }
         let next = self.record.rounds_done + 1;
         let detail = match self.status() {
-            JobStatus::Created | JobStatus::Running => format!("{} is not open: the job is at round {next}", header.key),
+            JobStatus::Created | JobStatus::Running => {
+                format!("{} is not open: the job is at round {next}", header.key)
+            }
             ended @ (JobStatus::Completed | JobStatus::Failed | JobStatus::Cancelled) => {
                 format!("the job is {}", ended.as_str())
             }
@@ -251,7 +148,10 @@ impl Job {
             Input::Started => self.started(now, &mut step),
             Input::Joined(candidate) => self.joined(now, candidate, &mut step),
             Input::Left(peer) => {
-                self.candidates.remove(&peer.name);
+                // A stream that closed late must not take away the node that has the name by now.
+                if self.candidates.get(&peer.name).is_some_and(|c| c.peer == peer) {
+                    self.candidates.remove(&peer.name);
+                }
                 if let Some(round) = &mut self.round {
                     round.left(now, &peer);
                 }
@@ -269,7 +169,7 @@ impl Job {
             Input::Cancel => self.end(now, Life::Cancelled, &mut step),
             Input::Tick => self.tick(now, &mut step),
             Input::Retry => {
-                self.initialising = false;
+                self.busy = false;
                 step = self.resume(now);
             }
         }
@@ -287,6 +187,8 @@ impl Job {
 
     fn joined(&mut self, now: Now, candidate: Candidate, step: &mut Step) {
         let peer = candidate.peer.clone();
+        // A node that comes back may have another policy: it is asked again.
+        self.record.declined.remove(&peer.name);
         self.candidates.insert(peer.name.clone(), candidate);
         if let Some(round) = &mut self.round {
             if round.joined(now, &peer) {
@@ -298,7 +200,7 @@ impl Job {
     }
 
     fn initialised(&mut self, now: Now, architecture: Architecture, model: BlobRef, step: &mut Step) {
-        self.initialising = false;
+        self.busy = false;
         if self.record.model.is_none() {
             self.record.architecture = Some(architecture);
             self.record.model = Some(model);
@@ -326,8 +228,8 @@ impl Job {
             return;
         };
         let (reply, member) = round.update(peer, header, &payload);
-        let counts = member.as_ref().is_some_and(|m| m.counted().is_some());
-        if let (Payload::Inline(bytes), true) = (payload, counts) {
+        step.kept = member.as_ref().is_some_and(|m| m.counted().is_some());
+        if let (Payload::Inline(bytes), true) = (payload, step.kept) {
             step.changes.push(Change::Payload(header.key.clone(), peer.name.clone(), bytes));
         }
         self.member_changed(member, step);
@@ -352,6 +254,10 @@ impl Job {
                 step.changes.push(self.job_change());
             }
             Err(ComputeError::BadUpdate { node, reason, detail }) => {
+                let unusable = round.member(&node).and_then(MemberRecord::counted).filter(|c| !c.inline);
+                if let Some(stored) = unusable.map(|c| c.payload.digest) {
+                    step.effects.push(Effect::DeleteBlobs(vec![stored]));
+                }
                 let member = round.reject(&node, reason, detail);
                 let counted = round.counted().count();
                 self.member_changed(member, step);
@@ -380,14 +286,16 @@ impl Job {
     }
 
     fn tick(&mut self, now: Now, step: &mut Step) {
-        let peers = self.round.as_mut().map_or_else(Vec::new, |r| r.to_remind(now, REMIND_MS));
-        for peer in peers {
+        let Some(round) = &mut self.round else {
+            self.recruit(now, step);
+            return;
+        };
+        let silent = round.to_remind(now, REMIND_MS);
+        step.changes.extend(round.note_time(now).map(|record| Change::Round(Box::new(record))));
+        for peer in silent {
             step.effects.extend(self.invite(now, &peer));
         }
-        match self.round {
-            Some(_) => self.advance(now, step),
-            None => self.recruit(now, step),
-        }
+        self.advance(now, step);
     }
 
     fn current(&mut self, key: &RoundKey) -> Option<&mut Round> {
@@ -499,7 +407,10 @@ impl Job {
             return;
         }
         if self.record.rounds_done >= self.record.spec.total_rounds {
-            step.effects.extend(self.finish());
+            if !self.busy {
+                self.busy = true;
+                step.effects.extend(self.finish());
+            }
             return;
         }
         let found = recruit::cohort(&self.record, &self.candidates, self.rules.selection);
@@ -517,9 +428,9 @@ impl Job {
         };
         self.waiting_for = None;
         match self.first_model() {
-            None if self.initialising => {}
+            None if self.busy => {}
             None => {
-                self.initialising = true;
+                self.busy = true;
                 step.effects.push(Effect::Initialise(architecture));
             }
             Some(model) => {
@@ -560,73 +471,9 @@ impl Job {
         }
     }
 
-    fn limits(&self) -> Option<Limits> {
-        let spec = &self.record.spec;
-        let parameters = self.record.architecture.as_ref()?.parameters().ok()?;
-        Some(Limits {
-            min: spec.min_participants as usize,
-            timeout_ms: spec.round_timeout_ms,
-            silence_ms: self.rules.silence_ms,
-            parameters,
-            bound: Grid::default().bound,
-            max_examples: spec.max_examples,
-        })
-    }
-
-    fn invite(&self, now: Now, peer: &Peer) -> Option<Effect> {
-        let round = self.round.as_ref()?;
-        let architecture = self.record.architecture.clone()?;
-        let spec = &self.record.spec;
-        let invitation = Invitation {
-            key: round.key().clone(),
-            job_name: spec.job_name.clone(),
-            recipe: spec.recipe_name().to_owned(),
-            grids: grids(&architecture),
-            architecture,
-            model: round.model_in(),
-            training: spec.training.clone(),
-            data: spec.data.clone(),
-            seed: spec.seed,
-            max_examples: spec.max_examples,
-            privacy_techniques: Vec::new(),
-            total_rounds: spec.total_rounds,
-            deadline_ms: round.remaining(now),
-        };
-        Some(Effect::Send(peer.clone(), Down::Invite(Box::new(invitation))))
-    }
-
-    fn compute(&self) -> Option<Effect> {
-        let round = self.round.as_ref()?;
-        let architecture = self.record.architecture.clone()?;
-        Some(Effect::Compute(Box::new(ComputePlan {
-            key: round.key().clone(),
-            grids: grids(&architecture),
-            architecture,
-            model_in: round.model_in(),
-            accepted: round.counted().map(|(n, c)| (n.clone(), c.clone())).collect(),
-        })))
-    }
-
-    fn finish(&self) -> Option<Effect> {
-        let spec = &self.record.spec;
-        Some(Effect::Publish(Box::new(FinishedModel {
-            job_id: spec.job_id.clone(),
-            job_name: spec.job_name.clone(),
-            recipe: spec.recipe_name().to_owned(),
-            architecture: self.record.architecture.clone()?,
-            model: self.record.model?,
-        })))
-    }
-
     fn job_change(&self) -> Change {
         Change::Job(Box::new(self.record.clone()))
     }
-}
-
-/// The grid of each tensor of this architecture.
-fn grids(architecture: &Architecture) -> Vec<Grid> {
-    let tensors = architecture.layout().map_or(0, |layout| layout.len());
-    vec![Grid::default(); tensors]
 }
 
 #[cfg(test)]

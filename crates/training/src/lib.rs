@@ -10,8 +10,8 @@
 //! ```
 //!
 //! - [`spec`]: what may be asked for; every fault of a request is reported together.
-//! - [`round`], [`job`]: the pure machines. `step(now, input)` returns changes to persist and effects to carry out; no
-//!   clock, no I/O, no weights inside.
+//! - [`round`], [`job`], [`step`]: the pure machines and their words. `step(now, input)` returns changes to persist and
+//!   effects to carry out; no clock, no I/O, no weights inside.
 //! - [`strategy`], [`aggregate`]: from stored updates to the next model, block by block.
 //! - [`store`]: records of jobs, rounds and members over the one records port.
 //! - [`coordinator`], [`handle`]: the async shell, one task a job; persist, then send.
@@ -34,7 +34,10 @@ pub mod participant;
 pub mod record;
 pub mod recruit;
 pub mod round;
+mod shared;
 pub mod spec;
+mod status;
+pub mod step;
 pub mod store;
 pub mod strategy;
 pub mod trainer;

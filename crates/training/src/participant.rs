@@ -4,7 +4,7 @@
 //! Invite -> judge (pure) -> answer -> fetch model -> train -> quantise -> log -> send -> accepted | refused
 //!              \-> declined
 //! ```
-//! One attempt a job at a time; a newer invitation replaces an older one, a repeated one changes nothing. What is sent is
+//! One attempt a job at a time; a newer invitation replaces an older one, a repeated one is answered again. What is sent is
 //! logged before it is sent. Because training is a function of invitation, name and data, a node that was killed computes
 //! the same bits again, so nothing of an attempt needs to survive on the node.
 
@@ -78,7 +78,10 @@ impl NodePolicy {
         if let Some(max) = self.max_rounds
             && invitation.total_rounds > max
         {
-            return refuse("max_rounds", format!("the job has {} rounds, at most {max} are allowed", invitation.total_rounds));
+            return refuse(
+                "max_rounds",
+                format!("the job has {} rounds, at most {max} are allowed", invitation.total_rounds),
+            );
         }
         Ok(())
     }
@@ -247,6 +250,8 @@ impl Participant {
         {
             let mut active = self.lock();
             if active.get(&key.job).is_some_and(|a| a.key == key) {
+                drop(active);
+                self.answer_again(key);
                 return;
             }
             let next = Active { key: key.clone(), cancel: cancel.clone() };
@@ -266,6 +271,20 @@ impl Participant {
                 }
             }
             this.drop_if(&key.job, |active| active.key == key);
+        });
+    }
+
+    /// An invitation that comes again says that the answer was lost or forgotten: without one, the coordinator would
+    /// close the round without this node while it trains.
+    fn answer_again(&self, key: RoundKey) {
+        let (uplink, stop) = (Arc::clone(&self.deps.uplink), self.stop.clone());
+        tokio::spawn(async move {
+            let yes = Up::Answer { key, declined: None };
+            // One try: if it is lost, the next reminder asks for another.
+            tokio::select! {
+                () = stop.cancelled() => {}
+                _lost = uplink.send(&yes) => {}
+            }
         });
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use aivillage_base::wire::{BlobRef, Declined, LocalMetrics, Peer, RoundKey};
+use aivillage_base::wire::{BlobRef, Declined, LocalMetrics, Peer, RoundKey, UpdateHeader};
 use aivillage_base::{Architecture, NodeName};
 
 use crate::spec::JobSpec;
@@ -40,6 +40,25 @@ pub struct JobRecord {
     pub created_ms: u64,
     /// Wall clock at the end.
     pub ended_ms: Option<u64>,
+}
+
+/// A job with its attempts, as it was persisted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Saved {
+    /// The job.
+    pub record: JobRecord,
+    /// Its attempts, oldest first; at most the last is open.
+    pub attempts: Vec<RoundRecord>,
+    /// Members of the open attempt.
+    pub members: Vec<MemberRecord>,
+}
+
+impl Saved {
+    /// A job without attempts.
+    #[must_use]
+    pub fn new(record: JobRecord) -> Self {
+        Self { record, attempts: Vec::new(), members: Vec::new() }
+    }
 }
 
 /// A job's life, with what belongs to each state.
@@ -220,7 +239,24 @@ impl MemberRecord {
     }
 }
 
+impl Counted {
+    /// Is this the update that counts?
+    #[must_use]
+    pub fn is(&self, header: &UpdateHeader) -> bool {
+        self.payload == header.payload && self.weight == header.weight
+    }
+}
+
 impl RoundRecord {
+    /// True until it is published or given up.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        match self.stage {
+            Stage::Collecting | Stage::Publishing => true,
+            Stage::Done { .. } | Stage::Abandoned { .. } => false,
+        }
+    }
+
     /// For people; `members` are the live ones while the attempt is under way.
     #[must_use]
     pub fn view(&self, members: &[MemberRecord], elapsed_ms: u64) -> RoundView {

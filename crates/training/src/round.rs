@@ -13,6 +13,11 @@ use aivillage_base::wire::{BlobRef, Declined, Peer, RoundKey, UpdateHeader, Upda
 
 use crate::record::{Counted, MemberRecord, MemberState, RoundRecord, Stage};
 
+/// The time an attempt has taken is persisted this often within its timeout.
+const NOTES: u64 = 20;
+/// Shortest pause between two such writes, in milliseconds.
+const NOTE_MS_MIN: u64 = 1_000;
+
 /// What bounds an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -96,8 +101,7 @@ impl Round {
         let members = members
             .into_iter()
             .map(|record| {
-                let member =
-                    Member { connected: false, answered: false, since_ms, invited_ms: since_ms, record };
+                let member = Member { connected: false, answered: false, since_ms, invited_ms: since_ms, record };
                 (member.record.peer.name.clone(), member)
             })
             .collect();
@@ -108,6 +112,18 @@ impl Round {
     #[must_use]
     pub fn record(&self, now: Now) -> RoundRecord {
         RoundRecord { elapsed_ms: self.elapsed(now), ..self.record.clone() }
+    }
+
+    /// The record to persist, if much of its time has passed since it was written last: a restart then goes on from
+    /// there, and a coordinator that dies again and again still meets its deadlines.
+    pub fn note_time(&mut self, now: Now) -> Option<RoundRecord> {
+        let elapsed = self.elapsed(now);
+        let due = self.record.elapsed_ms + (self.limits.timeout_ms / NOTES).max(NOTE_MS_MIN);
+        (self.collecting() && elapsed >= due).then(|| {
+            self.record.elapsed_ms = elapsed;
+            self.base_ms = now.monotonic_ms;
+            self.record.clone()
+        })
     }
 
     /// Which attempt this is.
@@ -224,14 +240,12 @@ impl Round {
     /// What would be said to this update, judged by its header alone; None = its bytes are wanted.
     #[must_use]
     pub fn offer(&self, peer: &Peer, header: &UpdateHeader) -> Option<UpdateReply> {
-        let refuse = |reason: &str, detail: String| {
-            Some(UpdateReply::Refused { reason: reason.to_owned(), detail })
-        };
+        let refuse = |reason: &str, detail: String| Some(UpdateReply::Refused { reason: reason.to_owned(), detail });
         let Some(member) = self.members.get(&peer.name).filter(|m| m.record.peer == *peer) else {
             return refuse("not_invited", format!("{} was not invited to {}", peer.name, header.key));
         };
         match &member.record.state {
-            MemberState::Counted(c) if c.payload == header.payload && c.weight == header.weight => {
+            MemberState::Counted(c) if c.is(header) => {
                 return Some(UpdateReply::Accepted);
             }
             MemberState::Counted(_) => {
@@ -317,12 +331,9 @@ impl Round {
     pub fn verdict(&self, now: Now) -> Verdict {
         let elapsed = self.elapsed(now);
         let counted = self.counted().count();
-        let open: Vec<&Member> =
-            self.members.values().filter(|m| m.record.state == MemberState::Invited).collect();
+        let open: Vec<&Member> = self.members.values().filter(|m| m.record.state == MemberState::Invited).collect();
         let enough = counted >= self.limits.min;
-        let silent = |m: &&Member| {
-            !(m.connected && m.answered) && elapsed >= m.since_ms + self.limits.silence_ms
-        };
+        let silent = |m: &&Member| !(m.connected && m.answered) && elapsed >= m.since_ms + self.limits.silence_ms;
         if enough && open.iter().all(silent) {
             return Verdict::Close;
         }

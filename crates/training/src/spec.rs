@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use aivillage_base::fixed::Grid;
 use aivillage_base::wire::{BlobRef, DataRequirements, LocalTraining};
 use aivillage_base::{Architecture, ErrorKind, JobId, LayerSpec, ModelId, Recipe, arch, suggest};
 
@@ -187,6 +188,7 @@ pub fn resolve(
         check_job_type(job_type, &mut faults);
     }
     let strategy = resolve_strategy(request.strategy.as_ref(), config, &mut faults);
+    check_sums(max, hyper.max_examples, &mut faults);
     check_privacy(request, config, &mut faults);
     let spec = JobSpec {
         job_id,
@@ -273,7 +275,10 @@ fn check_job_type(job_type: &str, faults: &mut Faults) {
     match job_type {
         "standard" => {}
         known if JOB_TYPES.contains(&known) => {
-            faults.invalid("/job_type", &format!("job type `{known}` is known, but this version does not build it yet: use `standard`"));
+            faults.invalid(
+                "/job_type",
+                &format!("job type `{known}` is known, but this version does not build it yet: use `standard`"),
+            );
         }
         other => faults.invalid("/job_type", &suggest::unknown("job type", other, &JOB_TYPES)),
     }
@@ -308,6 +313,20 @@ fn resolve_strategy(choice: Option<&StrategyChoice>, config: &TrainingConfig, fa
             faults.invalid("/strategy/name", &e);
             String::new()
         }
+    }
+}
+
+/// Sums must fit 64 bits whatever the members send: a member is not to be blamed for a sum that is too large.
+fn check_sums(max_participants: u32, max_examples: u32, faults: &mut Faults) {
+    let bound = u64::from(Grid::default().bound.unsigned_abs());
+    let most = i64::MAX.unsigned_abs() / bound / u64::from(max_participants.max(1));
+    if u64::from(max_examples) > most {
+        faults.invalid(
+            "/hyperparameters/max_examples",
+            &format!(
+                "{max_participants} updates of weight {max_examples} can overflow a 64-bit sum: use at most {most}"
+            ),
+        );
     }
 }
 

@@ -10,8 +10,8 @@ use aivillage_base::ports::{Batch, Expect, Fence, Records, Scan, StoreError, Wri
 use aivillage_base::wire::RoundKey;
 use aivillage_base::{JobId, NodeName};
 
-use crate::job::Change;
-use crate::record::{JobRecord, MemberRecord, RoundRecord, SCHEMA, Stage};
+use crate::record::{JobRecord, MemberRecord, RoundRecord, SCHEMA, Saved, Stage};
+use crate::step::Change;
 
 const JOBS: &str = "training_jobs";
 const ROUNDS: &str = "training_rounds";
@@ -70,7 +70,8 @@ fn name(changes: &[Change]) -> &'static str {
             Stage::Done { .. } => (4, "round_published"),
             Stage::Abandoned { .. } => (4, "round_abandoned"),
             Stage::Publishing => (3, "round_closed"),
-            Stage::Collecting => (2, "round_opened"),
+            Stage::Collecting if record.elapsed_ms == 0 => (2, "round_opened"),
+            Stage::Collecting => (0, "time_noted"),
         },
         Change::Member(..) | Change::Payload(..) => (1, "update_stored"),
         Change::Job(_) | Change::Forget(..) => (0, "job_changed"),
@@ -119,6 +120,20 @@ pub async fn job(records: &dyn Records, id: &JobId) -> Result<Option<JobRecord>,
     let Some(row) = records.get(JOBS, id.as_str()).await? else { return Ok(None) };
     let record: JobRecord = decode(JOBS, &row.key, &row.value)?;
     checked(record).map(Some)
+}
+
+/// One job with its attempts and, if one is open, that attempt's members.
+///
+/// # Errors
+/// As [`job`].
+pub async fn saved(records: &dyn Records, id: &JobId) -> Result<Option<Saved>, StoreError> {
+    let Some(record) = job(records, id).await? else { return Ok(None) };
+    let attempts = rounds(records, id).await?;
+    let members = match attempts.iter().rev().find(|r| r.is_open()) {
+        Some(open) => members(records, &open.key).await?,
+        None => Vec::new(),
+    };
+    Ok(Some(Saved { record, attempts, members }))
 }
 
 /// All jobs, oldest first.

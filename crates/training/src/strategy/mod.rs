@@ -12,8 +12,24 @@ pub const BUILT: [&str; 1] = ["fedavg"];
 
 /// Strategies of the vocabulary that this version does not build.
 pub const NOT_BUILT: [&str; 18] = [
-    "fedavgm", "fedprox", "fedadam", "fedyogi", "fedadagrad", "qfedavg", "scaffold", "fednova", "fedbuff", "median",
-    "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "norm_clipping", "centered_clipping", "ditto",
+    "fedavgm",
+    "fedprox",
+    "fedadam",
+    "fedyogi",
+    "fedadagrad",
+    "qfedavg",
+    "scaffold",
+    "fednova",
+    "fedbuff",
+    "median",
+    "trimmed_mean",
+    "krum",
+    "multi_krum",
+    "bulyan",
+    "geometric_median",
+    "norm_clipping",
+    "centered_clipping",
+    "ditto",
 ];
 
 /// The canonical name of a strategy (`federated_averaging`, the guide's word, is `fedavg`).
