@@ -23,6 +23,7 @@ mod error;
 mod federated;
 mod kind;
 pub mod node;
+mod rooms;
 mod schema;
 pub mod table;
 mod tree;
@@ -43,6 +44,7 @@ pub use error::{ConfigError, Fault, Place};
 pub use federated::*;
 pub use kind::Kind;
 pub use node::NodeConfig;
+pub use rooms::{gateway_room, inference_room, training_room};
 pub use schema::schema;
 
 use check::Checked;
@@ -248,33 +250,6 @@ fn contradictions(
         });
     }
     faults
-}
-
-/// Refuses an HTTP listener beyond loopback that lacks TLS or authentication, unless `allow_insecure` is set.
-/// To be called once command line and environment have had their say; `production` as in [`Environment`].
-///
-/// # Errors
-/// [`ConfigError::Exposed`] with what is missing and the ways out.
-pub fn check_exposure(config: &Config, production: bool) -> Result<(), ConfigError> {
-    let gateway = &config.gateway;
-    let tls = gateway.tls.cert.is_some();
-    let authenticated = production || config.inference.privacy.require_authentication;
-    if gateway.http_listen.ip().is_loopback() || gateway.allow_insecure || (tls && authenticated) {
-        return Ok(());
-    }
-    let mut missing = Vec::new();
-    if !tls {
-        missing.push("TLS (set `gateway.tls.cert` and `gateway.tls.key`)");
-    }
-    if !authenticated {
-        missing.push("authentication (set `inference.privacy.require_authentication: true`)");
-    }
-    Err(ConfigError::Exposed(format!(
-        "error: the HTTP API on {} would be open to other machines without {}\n = or listen on 127.0.0.1; \
-         `gateway.allow_insecure: true` serves all the same, for a proxy that does both",
-        gateway.http_listen,
-        missing.join(" and without ")
-    )))
 }
 
 /// The configuration as YAML in the form of the file, without comments.

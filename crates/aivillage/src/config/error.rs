@@ -28,9 +28,6 @@ pub enum ConfigError {
     /// One or more faults, each with its place.
     #[error("{}", render(.0))]
     Invalid(Vec<Fault>),
-    /// A listener that would serve strangers without protection.
-    #[error("{0}")]
-    Exposed(String),
 }
 
 /// One fault.

@@ -8,6 +8,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use aivillage_inference::{LoadBalancingStrategy, PrivacyLevel};
+use aivillage_training::Selection;
 use serde::{Deserialize, Serialize};
 
 /// A closed set of words, each a variant, written in snake_case.
@@ -44,30 +46,6 @@ macro_rules! section {
 }
 
 words! {
-    /// How a node is chosen for a request.
-    LoadBalancing {
-        CapabilityAware = "capability_aware",
-        LatencyOptimized = "latency_optimized",
-        LeastLoaded = "least_loaded",
-        RoundRobin = "round_robin",
-        Random = "random",
-        PowerOfTwo = "power_of_two",
-        CostAware = "cost_aware",
-        Sticky = "sticky",
-    }
-}
-
-words! {
-    /// Privacy level of a request.
-    PrivacyLevel { Low = "low", Medium = "medium", High = "high", Ultra = "ultra", }
-}
-
-words! {
-    /// Which eligible nodes a round invites.
-    Selection { CapabilityAware = "capability_aware", Random = "random", }
-}
-
-words! {
     /// How nodes reach each other.
     Transport { Betanet = "betanet", Bitchat = "bitchat", Direct = "direct", }
 }
@@ -75,32 +53,6 @@ words! {
 words! {
     /// Trade of delay against cover on the mix network.
     PrivacyMode { Performance = "performance", Balanced = "balanced", Strict = "strict", }
-}
-
-words! {
-    /// How updates become a model.
-    Aggregation {
-        FederatedAveraging = "federated_averaging",
-        Fedavg = "fedavg",
-        Fedavgm = "fedavgm",
-        Fedprox = "fedprox",
-        Fedadam = "fedadam",
-        Fedyogi = "fedyogi",
-        Fedadagrad = "fedadagrad",
-        Qfedavg = "qfedavg",
-        Scaffold = "scaffold",
-        Fednova = "fednova",
-        Fedbuff = "fedbuff",
-        Median = "median",
-        TrimmedMean = "trimmed_mean",
-        Krum = "krum",
-        MultiKrum = "multi_krum",
-        Bulyan = "bulyan",
-        GeometricMedian = "geometric_median",
-        NormClipping = "norm_clipping",
-        CenteredClipping = "centered_clipping",
-        Ditto = "ditto",
-    }
 }
 
 section! {
@@ -146,7 +98,7 @@ section! {
         coordinator_id: String,
         max_concurrent_requests: usize,
         cache_size_gb: f64,
-        load_balancing_strategy: LoadBalancing,
+        load_balancing_strategy: LoadBalancingStrategy,
         integration: Integration,
         performance: Performance,
         privacy: InferencePrivacy,
@@ -239,7 +191,7 @@ section! {
 section! {
     /// `training.aggregation`.
     TrainingAggregation {
-        default_strategy: Aggregation,
+        default_strategy: String,
         byzantine_tolerance: bool,
         enable_compression: bool,
         hierarchical_clusters: bool,

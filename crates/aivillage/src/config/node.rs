@@ -8,6 +8,7 @@ mod source;
 
 use std::path::Path;
 
+use aivillage_base::arch;
 use aivillage_base::wire::NodeType;
 use aivillage_engine::data::Source;
 use serde::{Deserialize, Serialize};
@@ -15,14 +16,17 @@ use serde_json::{Map, Value as Json};
 
 use super::check::Checked;
 use super::error::ConfigError;
+use super::table::join;
 use super::tree;
 
 /// The annotated example, for `node join` to leave in a new folder.
 pub const EXAMPLE: &str = include_str!("../../../../config/node.yaml");
 
 /// Recipes that a policy may name; `layers` = architectures that a job spells out.
-pub const RECIPES: &[&str] =
-    &["logistic_regression", "linear_regression", "mlp", "simple_cnn", "residual_cnn", "text_classifier", "layers"];
+pub const RECIPES: [&str; arch::RECIPES.len() + arch::RECIPES_NOT_BUILT.len() + 1] = join(
+    &join::<{ arch::RECIPES.len() + arch::RECIPES_NOT_BUILT.len() }>(&arch::RECIPES, &arch::RECIPES_NOT_BUILT),
+    &["layers"],
+);
 
 /// The words of [`NodeType`].
 const NODE_TYPES: &[&str] = &["mobile", "edge", "cloud", "gpu"];

@@ -4,8 +4,11 @@
 //! Promise: it has exactly the keys of [`Config`](super::Config) (a test compares them). When a key gets its
 //! effect, its `Status` changes here and its comment in the YAML, and nothing else. Must not know: parsing.
 
+use aivillage_inference::{LoadBalancingStrategy, PrivacyLevel};
+use aivillage_training::{Selection, strategy};
+
 use super::check::Rule;
-use super::federated::{Aggregation, LoadBalancing, PrivacyLevel, PrivacyMode, Selection, Transport};
+use super::federated::{PrivacyMode, Transport};
 use super::kind::Kind;
 
 /// One key.
@@ -83,6 +86,37 @@ impl Key {
     }
 }
 
+// The words of a key are those of the room that understands them.
+const LOAD_BALANCING: [&str; LoadBalancingStrategy::ALL.len()] = names(&LoadBalancingStrategy::ALL);
+const PRIVACY_LEVELS: [&str; PrivacyLevel::ALL.len()] = names(&PrivacyLevel::ALL);
+const SELECTIONS: [&str; Selection::ALL.len()] = names(&Selection::ALL);
+const STRATEGIES_BUILT: [&str; strategy::BUILT.len() + 1] = join(&["federated_averaging"], &strategy::BUILT);
+const STRATEGIES: [&str; strategy::BUILT.len() + 1 + strategy::NOT_BUILT.len()] =
+    join(&STRATEGIES_BUILT, &strategy::NOT_BUILT);
+
+/// The names of a room's list of named values.
+const fn names<T, const N: usize>(all: &[(&'static str, T); N]) -> [&'static str; N] {
+    let mut out = [""; N];
+    let mut i = 0;
+    while i < N {
+        out[i] = all[i].0;
+        i += 1;
+    }
+    out
+}
+
+/// `first`, then `second`; `N` is the sum of their lengths.
+pub(crate) const fn join<const N: usize>(first: &[&'static str], second: &[&'static str]) -> [&'static str; N] {
+    assert!(first.len() + second.len() == N);
+    let mut out = [""; N];
+    let mut i = 0;
+    while i < N {
+        out[i] = if i < first.len() { first[i] } else { second[i - first.len()] };
+        i += 1;
+    }
+    out
+}
+
 const NO_MESH: &str = "there is no mesh yet: nodes talk to the gateway only";
 const NO_MIX: &str = "there is no mix network yet: whoever watches the lines sees who talks to whom";
 const NO_FOG: &str = "there are no fog sessions yet: only nodes that joined are used";
@@ -121,7 +155,7 @@ pub const KEYS: &[Key] = &[
     key("inference.max_concurrent_requests", count(1, 1_000_000), "requests", "Requests in work or waiting; beyond = 429."),
     key("inference.cache_size_gb", Kind::Real { min: 0.0, max: 100_000.0 }, "GB", "Result cache of the gateway; 0 = none.")
         .not_yet("there is no result cache yet: every request is computed"),
-    key("inference.load_balancing_strategy", Kind::Word(LoadBalancing::WORDS), "", "How a node is chosen.")
+    key("inference.load_balancing_strategy", Kind::Word(&LOAD_BALANCING), "", "How a node is chosen.")
         .words(&["capability_aware", "least_loaded", "round_robin"]),
     key("inference.integration.p2p_network", Kind::Bool, "", "Let inference reach nodes over the mesh.").not_yet(NO_MESH),
     key("inference.integration.fog_computing", Kind::Bool, "", "Let inference lease fog sessions.").not_yet(NO_FOG),
@@ -132,7 +166,7 @@ pub const KEYS: &[Key] = &[
         .not_yet_but("models are fetched without a limit of their own", "nothing to do: `inference.performance.request_timeout_ms` bounds the whole request"),
     key("inference.performance.result_aggregation_timeout_ms", count(1, MS_HOUR), "ms", "Time to combine several nodes' answers.")
         .not_yet_but("one node answers a request: there is nothing to combine", "nothing to do: `inference.performance.request_timeout_ms` bounds the whole request"),
-    key("inference.privacy.default_privacy_level", Kind::Word(PrivacyLevel::WORDS), "", "Privacy level of a request that names none.")
+    key("inference.privacy.default_privacy_level", Kind::Word(&PRIVACY_LEVELS), "", "Privacy level of a request that names none.")
         .words(&["low", "medium"]),
     key("inference.privacy.enable_covert_channels", Kind::Bool, "", "Cover traffic on the mix network.").not_yet(NO_MIX),
     key("inference.privacy.require_authentication", Kind::Bool, "", "Demand an API key on every route."),
@@ -141,7 +175,7 @@ pub const KEYS: &[Key] = &[
     key("training.max_concurrent_jobs", count(1, 10_000), "jobs", "Jobs running at one time; further ones wait."),
     key("training.default_rounds", count(1, 100_000), "rounds", "Rounds of a job that names none."),
     key("training.round_timeout_minutes", count(1, 10_080), "min", "Deadline of a round that names none."),
-    key("training.participant_selection.strategy", Kind::Word(Selection::WORDS), "", "Which eligible nodes a round invites."),
+    key("training.participant_selection.strategy", Kind::Word(&SELECTIONS), "", "Which eligible nodes a round invites."),
     key("training.participant_selection.min_participants", count(1, 100_000), "nodes", "Fewest updates that make a round."),
     key("training.participant_selection.max_participants", count(1, 100_000), "nodes", "Most nodes invited to a round."),
     key("training.participant_selection.selection_timeout_ms", count(1, MS_HOUR), "ms", "Time to answer an invitation."),
@@ -169,8 +203,8 @@ pub const KEYS: &[Key] = &[
     key("training.fog.prefer_edge_nodes", Kind::Bool, "", "Prefer nodes of type edge.").not_yet("nodes are chosen without regard to type yet"),
     key("training.fog.dynamic_allocation", Kind::Bool, "", "Add and release fog sessions while a job runs.").not_yet(NO_FOG),
     key("training.fog.harvest_during_idle", Kind::Bool, "", "Harvest devices while nobody uses them.").not_yet(NO_HARVEST),
-    key("training.aggregation.default_strategy", Kind::Word(Aggregation::WORDS), "", "Strategy of a job that names none.")
-        .words(&["federated_averaging", "fedavg"]),
+    key("training.aggregation.default_strategy", Kind::Word(&STRATEGIES), "", "Strategy of a job that names none.")
+        .words(&STRATEGIES_BUILT),
     key("training.aggregation.byzantine_tolerance", Kind::Bool, "", "A robust rule for jobs that name no strategy.")
         .not_yet("there are no robust rules yet: one bad update can spoil a round"),
     key("training.aggregation.enable_compression", Kind::Bool, "", "Compress updates on the wire.").not_yet("updates travel uncompressed"),

@@ -528,6 +528,45 @@ fn a_word_that_is_not_built_is_named_and_a_built_one_is_not() {
 }
 
 #[test]
+fn the_table_calls_built_what_the_rooms_build() {
+    let built = |path: &str| match table::find(path).unwrap().status {
+        table::Status::Words(words) => words.to_vec(),
+        table::Status::InEffect | table::Status::NotYet { .. } => panic!("{path} has words"),
+    };
+    let router: Vec<&str> = aivillage_inference::LoadBalancingStrategy::ALL
+        .iter()
+        .filter(|(_, strategy)| strategy.built().is_some())
+        .map(|(name, _)| *name)
+        .collect();
+    assert_eq!(built("inference.load_balancing_strategy"), router);
+    for name in built("training.aggregation.default_strategy") {
+        assert!(aivillage_training::strategy::named(name).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn the_rooms_get_what_the_file_says() {
+    let mut config = Config::default();
+    config.training.round_timeout_minutes = 2;
+    config.gateway.result_retention_minutes = 3;
+    config.training.participant_selection.selection_timeout_ms = 4;
+    let training = training_room(&config);
+    assert_eq!((training.round_timeout.as_secs(), training.selection_timeout.as_millis()), (120, 4));
+    assert!(training.enable_secure_aggregation && training.byzantine_tolerance && training.enable_compression);
+    assert_eq!(training.default_rounds, 100);
+    let inference = inference_room(&config);
+    assert_eq!(inference.result_retention.as_secs(), 180);
+    config.gateway.tls = Tls { cert: Some("c".into()), key: Some("k".into()) };
+    config.monitoring.export_prometheus = false;
+    let gateway = gateway_room(&config, false);
+    assert_eq!((gateway.max_body_bytes, gateway.max_model_bytes), (8 << 20, 512 << 20));
+    assert_eq!((gateway.header_timeout.as_secs(), gateway.idempotency_retention.as_secs()), (10, 86_400));
+    assert!(gateway.tls.is_some() && !gateway.export_metrics && !gateway.require_authentication);
+    assert!(gateway_room(&config, true).require_authentication, "production demands keys");
+    assert_eq!((inference.max_concurrent_requests, inference.request_timeout_ms), (1000, 30_000));
+}
+
+#[test]
 fn following_every_way_out_leaves_only_what_has_none() {
     let mut values = to_json(&Config::default());
     for named in not_in_effect(&Config::default()) {
@@ -553,25 +592,6 @@ fn following_every_way_out_leaves_only_what_has_none() {
             "training.privacy.max_privacy_budget",
         ]
     );
-}
-
-#[test]
-fn a_listener_beyond_loopback_needs_tls_and_authentication() {
-    let open = |gateway: &str, require: bool| {
-        config(&format!(
-            "federated_systems:\n  gateway: {gateway}\n  inference:\n    privacy:\n      require_authentication: {require}\n"
-        ))
-    };
-    let tls = "{http_listen: 0.0.0.0:8000, tls: {cert: c.pem, key: k.pem}}";
-    expect![[r#"
-        error: the HTTP API on 0.0.0.0:8000 would be open to other machines without TLS (set `gateway.tls.cert` and `gateway.tls.key`) and without authentication (set `inference.privacy.require_authentication: true`)
-         = or listen on 127.0.0.1; `gateway.allow_insecure: true` serves all the same, for a proxy that does both"#]].assert_eq(&check_exposure(&open("{http_listen: 0.0.0.0:8000}", false), false).unwrap_err().to_string());
-    assert!(check_exposure(&open("{http_listen: 0.0.0.0:8000}", true), true).is_err(), "without TLS");
-    assert!(check_exposure(&open(tls, false), false).is_err(), "without authentication");
-    assert!(check_exposure(&open(tls, true), false).is_ok());
-    assert!(check_exposure(&open(tls, false), true).is_ok(), "production demands keys");
-    assert!(check_exposure(&open("{http_listen: \"[::1]:8000\"}", false), false).is_ok());
-    assert!(check_exposure(&open("{http_listen: 0.0.0.0:8000, allow_insecure: true}", false), false).is_ok());
 }
 
 #[test]

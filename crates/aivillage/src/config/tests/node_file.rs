@@ -236,10 +236,8 @@ fn a_policy_is_never_guessed() {
 }
 
 #[test]
-fn the_recipes_of_a_policy_are_those_of_the_house() {
-    for recipe in aivillage_base::arch::RECIPES.iter().chain(&aivillage_base::arch::RECIPES_NOT_BUILT) {
-        assert!(RECIPES.contains(recipe), "{recipe}");
-    }
+fn every_kind_of_node_can_be_named() {
     let words: Vec<&str> = NodeType::ALL.iter().map(|(word, _)| *word).collect();
-    assert_eq!(node(&format!("node_types: [{}]", words.join(", "))).node_types.map(|t| t.len()), Some(4));
+    let text = format!("node_types: [{}]", words.join(", "));
+    assert_eq!(node(&text).node_types.map(|types| types.len()), Some(words.len()));
 }
