@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -150,6 +150,8 @@ impl Door {
         header: Duration,
     ) {
         let shared = &self.shared;
+        // Before the first request is admitted: no revocation falls between.
+        let revocations = shared.deps.registry.revocations();
         let service =
             service_fn(move |request| async move { Ok::<_, Infallible>(routes::answer(shared, shown, request).await) });
         let connection = http1::Builder::new()
@@ -164,7 +166,7 @@ impl Door {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-            () = revoked(shared, shown) => {
+            () = revoked(shared, shown, revocations) => {
                 // What is being said may be the refusal: it gets a moment, then the node is cut.
                 connection.as_mut().graceful_shutdown();
                 tokio::time::timeout(LINGER, connection).await.unwrap_or(Ok(()))
@@ -176,14 +178,17 @@ impl Door {
     }
 }
 
-/// Returns when the shown key is revoked; for strangers, never.
-async fn revoked(shared: &Shared, shown: Option<Shown>) {
+/// Returns when the shown key is told to be revoked; for strangers, never. A key that was revoked before is refused
+/// request by request, so that its node learns why.
+async fn revoked(shared: &Shared, shown: Option<Shown>, mut told: broadcast::Receiver<NodeId>) {
     let Some(shown) = shown else { return std::future::pending().await };
-    let mut revocations = shared.deps.registry.revocations();
-    // Whatever is told, also that telling was missed: the registry knows.
-    while shared.deps.registry.admit(&shown.id).is_ok() {
-        if revocations.recv().await == Err(RecvError::Closed) {
+    loop {
+        // Whatever is told, also that telling was missed: the registry knows.
+        if told.recv().await == Err(RecvError::Closed) {
             return std::future::pending().await;
+        }
+        if shared.deps.registry.admit(&shown.id).is_err() {
+            return;
         }
     }
 }

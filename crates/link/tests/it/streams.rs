@@ -130,3 +130,27 @@ async fn a_revoked_node_that_does_not_read_is_cut_all_the_same() {
     }
     assert!(village.streams.connected().is_empty());
 }
+
+#[tokio::test]
+async fn whatever_the_order_of_comings_and_goings_the_last_word_is_true() {
+    let village = Village::start().await;
+    let (identity, enrolment) = village.join("a").await;
+    let mut open = Vec::new();
+    for n in 0..30 {
+        let mut node = Node::start(enrolment.clone(), identity.clone(), village.clock());
+        node.welcomed().await;
+        if n % 3 == 0 {
+            open.clear();
+        }
+        open.push(node);
+    }
+    drop(open);
+    let (mut comings, mut last) = (0, None);
+    // Replaced streams end without a word, so there are 30 comings and as many goings as the inbox was left alone.
+    while comings < 30 || last != Some(Heard::Disconnected(identity.id())) {
+        let heard = village.heard().await;
+        comings += usize::from(heard == Heard::Connected(identity.id()));
+        last = Some(heard);
+    }
+    assert!(village.streams.connected().is_empty());
+}
