@@ -138,7 +138,6 @@ fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
     Problem::internal(&text).into_response()
 }
 
-#[expect(clippy::unused_async, reason = "the router takes async handlers only")]
 async fn not_found(uri: Uri) -> Problem {
     Problem::not_found(format!(
         "there is nothing at {}: the API lives under /v1/federated, and /docs lists its routes",
@@ -146,7 +145,6 @@ async fn not_found(uri: Uri) -> Problem {
     ))
 }
 
-#[expect(clippy::unused_async, reason = "the router takes async handlers only")]
 async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     Problem::method_not_allowed(&method, uri.path())
 }

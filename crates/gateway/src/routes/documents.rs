@@ -23,7 +23,6 @@ const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-
 #[utoipa::path(get, path = "/openapi.json", tag = "documents", responses(
     (status = 200, description = "OpenAPI 3.1", body = Object, content_type = "application/json"),
 ))]
-#[expect(clippy::unused_async, reason = "the router takes async handlers only")]
 pub(crate) async fn openapi(State(app): Shared) -> Response {
     ([(CONTENT_TYPE, "application/json")], app.openapi.clone()).into_response()
 }
@@ -44,7 +43,6 @@ pub(crate) struct ProblemKind {
 #[utoipa::path(get, path = "/problems/{slug}", tag = "documents",
     params(("slug" = String, Path, description = "Last part of a problem's `type`")),
     responses((status = 200, body = ProblemKind)))]
-#[expect(clippy::unused_async, reason = "the router takes async handlers only")]
 pub(crate) async fn explain_problem(Path(slug): Path<String>) -> Result<Json<ProblemKind>, Problem> {
     let (status, title) = problem::explain(&slug).ok_or_else(|| Problem::not_found("no such kind of problem"))?;
     Ok(Json(ProblemKind { kind: format!("/problems/{slug}"), title, status: status.as_u16() }))

@@ -50,7 +50,6 @@ pub(crate) async fn register(
 
 /// The catalogue.
 #[utoipa::path(get, path = "/v1/federated/models", tag = "models", responses((status = 200, body = ModelList)))]
-#[expect(clippy::unused_async, reason = "the router takes async handlers only")]
 pub(crate) async fn list(State(app): Shared) -> Result<Json<ModelList>, Problem> {
     let models = app.inference()?.models().into_iter().map(Into::into).collect();
     Ok(Json(ModelList { models }))
@@ -60,7 +59,6 @@ pub(crate) async fn list(State(app): Shared) -> Result<Json<ModelList>, Problem>
 #[utoipa::path(get, path = "/v1/federated/models/{model_id}", tag = "models",
     params(("model_id" = String, Path, description = "Its id")),
     responses((status = 200, body = ModelAnswer)))]
-#[expect(clippy::unused_async, reason = "the router takes async handlers only")]
 pub(crate) async fn show(State(app): Shared, Path(id): Path<String>) -> Result<Json<ModelAnswer>, Problem> {
     Ok(Json(app.inference()?.model(&model_id(&id)?)?.into()))
 }

@@ -57,7 +57,6 @@ pub(crate) async fn declare(
 /// The inventory: declared and connected participants.
 #[utoipa::path(get, path = "/v1/federated/participants", tag = "participants",
     responses((status = 200, body = ParticipantList)))]
-#[expect(clippy::unused_async, reason = "the router takes async handlers only")]
 pub(crate) async fn participants(State(app): Shared) -> Json<ParticipantList> {
     let active = match &app.training {
         Part::On(training) => training.stats().participants_active,

@@ -25,7 +25,6 @@ pub(crate) struct Health {
 
 /// Is the process alive?
 #[utoipa::path(get, path = "/healthz", tag = "probes", responses((status = 200, body = Health)))]
-#[expect(clippy::unused_async, reason = "the router takes async handlers only")]
 pub(crate) async fn healthz() -> Json<Health> {
     Json(Health { status: "ok" })
 }
@@ -54,7 +53,6 @@ pub(crate) async fn readyz(State(app): Shared) -> Result<Json<Health>, Problem> 
     (status = 404, description = "Metrics are off (monitoring.enabled, monitoring.export_prometheus)",
      body = crate::problem::ProblemBody, content_type = "application/problem+json"),
 ))]
-#[expect(clippy::unused_async, reason = "the router takes async handlers only")]
 pub(crate) async fn metrics(State(app): Shared) -> Result<Response, Problem> {
     if !app.config.export_metrics {
         return Err(Problem::not_found(

@@ -11,7 +11,6 @@ use crate::dto::status::{Configuration, HouseStatus, InferenceStatus, Parts, Tra
 
 /// State and figures of all parts; a part that is off is `null`.
 #[utoipa::path(get, path = "/v1/federated/status", tag = "status", responses((status = 200, body = HouseStatus)))]
-#[expect(clippy::unused_async, reason = "the router takes async handlers only")]
 pub(crate) async fn status(State(app): Shared, caller: Option<Extension<Principal>>) -> Json<HouseStatus> {
     let now = app.clock.now();
     let facts = &app.status;

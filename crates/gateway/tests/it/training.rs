@@ -1,0 +1,90 @@
+//! Jobs through the door: create, list, watch, cancel.
+
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+
+use crate::client::PATIENCE;
+use crate::village::Village;
+
+const CREATE: &str = "/v1/federated/training/create";
+
+fn job() -> Value {
+    json!({"job_name": "Test Training Job", "job_id": "test_job_001", "job_type": "standard",
+        "model_architecture": "simple_cnn", "dataset_requirements": {}, "total_rounds": 5,
+        "min_participants": 1, "privacy_techniques": [], "mobile_friendly": true,
+        "strategy": {"name": "fedavg"}, "hyperparameters": {"local_epochs": 2, "learning_rate": 0.1}, "seed": 7})
+}
+
+#[tokio::test]
+async fn the_guides_job_is_created_and_found_again() {
+    let village = Village::start().await;
+    let created = village.post(CREATE).json(&job()).send().await.ok();
+    assert_eq!(created, json!({"job_id": "test_job_001", "status": "created"}));
+    let status = village.get("/v1/federated/training/status/test_job_001").send().await.ok();
+    assert_eq!(status["job_id"], "test_job_001");
+    assert!(matches!(status["status"].as_str().unwrap(), "created" | "running"), "{status}");
+    assert_eq!(status["total_rounds"], 5);
+    assert_eq!(status["hyperparameters"]["local_epochs"], 2);
+    assert_eq!(status["seed"], 7);
+    let list = village.get("/v1/federated/training/jobs").send().await.ok();
+    assert_eq!(list["jobs"][0]["job_name"], "Test Training Job");
+    village.post(CREATE).json(&job()).send().await.problem(409);
+    village.get("/v1/federated/training/test_job_001/model").send().await.problem(404);
+}
+
+#[tokio::test]
+async fn a_job_without_an_id_gets_one() {
+    let village = Village::start().await;
+    let body = json!({"job_name": "x", "model_architecture": "mlp", "privacy_techniques": []});
+    let id = village.post(CREATE).json(&body).send().await.ok()["job_id"].as_str().unwrap().to_owned();
+    assert!(id.starts_with("job_") && id.len() == 12, "{id}");
+}
+
+#[tokio::test]
+async fn only_its_creator_or_an_admin_cancels_a_job() {
+    let village = Village::start().await;
+    village.post(CREATE).key(&village.client).json(&job()).send().await.ok();
+    let cancel = || village.post("/v1/federated/training/test_job_001/cancel");
+    cancel().send().await.problem(403);
+    let answer = cancel().key(&village.client).send().await.ok();
+    assert_eq!(answer, json!({"job_id": "test_job_001", "status": "cancelled"}));
+    let status = village.get("/v1/federated/training/status/test_job_001").send().await.ok();
+    assert_eq!(status["status"], "cancelled");
+    assert!(status["ended_at"].is_string());
+    cancel().key(&village.admin).send().await.ok();
+}
+
+/// Name and data of the events in a piece of an event stream.
+fn parse(text: &str) -> Vec<(String, Value)> {
+    text.split("\n\n")
+        .filter_map(|block| {
+            let field = |name: &str| block.lines().find_map(|l| l.strip_prefix(name).map(str::trim));
+            Some((field("event:")?.to_owned(), serde_json::from_str(field("data:")?).unwrap()))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn events_begin_with_the_state_follow_what_happens_and_end_with_the_job() {
+    let village = Village::start().await;
+    village.post(CREATE).json(&job()).send().await.ok();
+    let stream = village.get("/v1/federated/training/test_job_001/events").open().await;
+    assert_eq!(stream.headers()["content-type"], "text/event-stream");
+    let mut body = stream.into_body();
+    let mut text = String::new();
+    while parse(&text).is_empty() {
+        let frame = tokio::time::timeout(PATIENCE, body.frame()).await.unwrap().unwrap().unwrap();
+        text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+    }
+    assert_eq!(parse(&text)[0].0, "state");
+    assert_eq!(parse(&text)[0].1["job_id"], "test_job_001");
+    village.post("/v1/federated/training/test_job_001/cancel").send().await.ok();
+    let rest = tokio::time::timeout(PATIENCE, body.collect()).await.expect("the stream ends").unwrap();
+    text.push_str(std::str::from_utf8(&rest.to_bytes()).unwrap());
+    let events = parse(&text);
+    let (name, data) = events.last().unwrap();
+    assert_eq!((name.as_str(), &data["status"]), ("status", &json!("cancelled")), "{events:?}");
+    // Of an ended job there is only the state.
+    let late = village.get("/v1/federated/training/test_job_001/events").send().await.text();
+    assert_eq!(parse(&late).len(), 1, "{late}");
+}
