@@ -7,10 +7,12 @@
 mod conv;
 mod dense;
 mod pool;
+mod transpose;
 
-pub(crate) use conv::{Columns, Conv2d};
+pub(crate) use conv::{Conv2d, Scratch};
 pub(crate) use dense::Dense;
 pub(crate) use pool::MaxPool2d;
+pub(crate) use transpose::Transpose;
 
 use crate::float::Float;
 

@@ -6,7 +6,7 @@
 use aivillage_base::arch::{ArchError, Architecture, LayerSpec, Task};
 
 use crate::float::Float;
-use crate::layers::{Columns, Conv2d, Dense, MaxPool2d, relu, relu_backward};
+use crate::layers::{Conv2d, Dense, MaxPool2d, Scratch, Transpose, relu, relu_backward};
 
 /// Largest number of values that one row has in any layer (bounds the buffers, and indices to 32 bits).
 const ROW_VALUES_MAX: usize = 1 << 26;
@@ -17,6 +17,7 @@ enum Operation {
     Dense(Dense),
     Conv2d(Conv2d),
     MaxPool2d(MaxPool2d),
+    Transpose(Transpose),
     /// The input as it is: a model that starts with ReLU.
     Copy,
 }
@@ -26,7 +27,7 @@ impl Operation {
         match self {
             Self::Dense(layer) => layer.parameters(),
             Self::Conv2d(layer) => layer.parameters(),
-            Self::MaxPool2d(_) | Self::Copy => 0,
+            Self::MaxPool2d(_) | Self::Transpose(_) | Self::Copy => 0,
         }
     }
 }
@@ -65,7 +66,7 @@ pub(crate) struct Workspace<F> {
     /// Gradients of the outputs; empty until the first backward pass.
     gradients: Vec<Vec<F>>,
     chosen: Vec<Vec<u32>>,
-    columns: Columns<F>,
+    scratch: Scratch<F>,
 }
 
 impl<F> Workspace<F> {
@@ -82,47 +83,16 @@ impl Network {
     /// If the architecture does not hold together, or one row needs more than 2^26 values in a layer.
     pub(crate) fn new(architecture: &Architecture) -> Result<Self, ArchError> {
         let parameters = architecture.parameters()?;
-        let shapes = architecture.shapes()?;
-        let mut stages: Vec<Stage> = Vec::new();
-        let mut shape = architecture.input.clone();
-        let mut offset = 0;
-        for (layer, next) in architecture.layers.iter().zip(shapes) {
-            let operation = match (layer, shape.as_slice()) {
-                (LayerSpec::Dense { units }, _) => Operation::Dense(Dense { inputs: shape[0], units: *units }),
-                (LayerSpec::Conv2d { filters, kernel }, [channels, height, width]) => Operation::Conv2d(Conv2d {
-                    channels: *channels,
-                    height: *height,
-                    width: *width,
-                    filters: *filters,
-                    kernel: *kernel,
-                }),
-                (LayerSpec::MaxPool2d { size }, [channels, height, width]) => {
-                    Operation::MaxPool2d(MaxPool2d { channels: *channels, height: *height, width: *width, size: *size })
-                }
-                (LayerSpec::Conv2d { .. } | LayerSpec::MaxPool2d { .. }, _) => {
-                    unreachable!("invariant: shapes() refuses images of other than three dimensions")
-                }
-                (LayerSpec::Relu, _) => {
-                    if let Some(stage) = stages.last_mut() {
-                        stage.relu = true;
-                        continue;
-                    }
-                    Operation::Copy
-                }
-                (LayerSpec::Flatten, _) => {
-                    shape = next;
-                    continue;
-                }
-            };
-            let (input, output) = (row_values(&shape)?, row_values(&next)?);
-            stages.push(Stage { operation, relu: matches!(layer, LayerSpec::Relu), offset, input, output });
-            offset += operation.parameters();
-            shape = next;
+        let mut builder =
+            Builder { stages: Vec::new(), shape: architecture.input.clone(), channels_last: false, offset: 0 };
+        for (layer, next) in architecture.layers.iter().zip(architecture.shapes()?) {
+            builder.layer(layer, next)?;
         }
-        if stages.is_empty() {
+        if builder.stages.is_empty() {
             return Err(ArchError("a model needs at least one layer that computes something".into()));
         }
-        Ok(Self { stages, parameters, input: row_values(&architecture.input)?, task: architecture.task })
+        let input = row_values(&architecture.input)?;
+        Ok(Self { stages: builder.stages, parameters, input, task: architecture.task })
     }
 
     /// Number of values of the model.
@@ -145,19 +115,19 @@ impl Network {
         let buffer = |stage: &Stage| vec![F::zero(); rows * stage.output];
         let chosen = |stage: &Stage| match stage.operation {
             Operation::MaxPool2d(_) => vec![0; rows * stage.output],
-            Operation::Dense(_) | Operation::Conv2d(_) | Operation::Copy => Vec::new(),
+            Operation::Dense(_) | Operation::Conv2d(_) | Operation::Transpose(_) | Operation::Copy => Vec::new(),
         };
         let convolutions = self.stages.iter().filter_map(|stage| match stage.operation {
             Operation::Conv2d(layer) => Some(layer),
-            Operation::Dense(_) | Operation::MaxPool2d(_) | Operation::Copy => None,
+            Operation::Dense(_) | Operation::MaxPool2d(_) | Operation::Transpose(_) | Operation::Copy => None,
         });
-        let columns = Columns::for_layers(convolutions);
+        let scratch = Scratch::for_layers(convolutions);
         Workspace {
             rows,
             outputs: self.stages.iter().map(buffer).collect(),
             gradients: Vec::new(),
             chosen: self.stages.iter().map(chosen).collect(),
-            columns,
+            scratch,
         }
     }
 
@@ -177,8 +147,9 @@ impl Network {
             let tensors = stage.tensors(values);
             match stage.operation {
                 Operation::Dense(layer) => layer.forward(tensors, input, rows, output),
-                Operation::Conv2d(layer) => layer.forward(tensors, input, rows, &mut work.columns, output),
+                Operation::Conv2d(layer) => layer.forward(tensors, input, rows, &mut work.scratch, output),
                 Operation::MaxPool2d(layer) => layer.forward(input, rows, output, &mut work.chosen[i]),
+                Operation::Transpose(layer) => layer.forward(input, rows, output),
                 Operation::Copy => {
                     output[..rows * stage.output].copy_from_slice(&input[..rows * stage.input]);
                 }
@@ -221,11 +192,16 @@ impl Network {
             match stage.operation {
                 Operation::Dense(layer) => layer.backward(tensors, input, rows, dy, slot, dx),
                 Operation::Conv2d(layer) => {
-                    layer.backward(tensors, input, rows, dy, &mut work.columns, slot, dx);
+                    layer.backward(tensors, input, rows, dy, &mut work.scratch, slot, dx);
                 }
                 Operation::MaxPool2d(layer) => {
                     if let Some(dx) = dx {
                         layer.backward(dy, &work.chosen[i], rows, dx);
+                    }
+                }
+                Operation::Transpose(layer) => {
+                    if let Some(dx) = dx {
+                        layer.backward(dy, rows, dx);
                     }
                 }
                 // Only ever the first stage: nobody needs the gradient of the data.
@@ -233,6 +209,86 @@ impl Network {
             }
         }
         result
+    }
+}
+
+/// Lays out the stages, layer by layer.
+struct Builder {
+    stages: Vec<Stage>,
+    /// Shape of what the next layer is given, as the architecture says it.
+    shape: Vec<usize>,
+    /// Is it an image in the order `[h, w, channels]`?
+    channels_last: bool,
+    offset: usize,
+}
+
+impl Builder {
+    fn layer(&mut self, layer: &LayerSpec, next: Vec<usize>) -> Result<(), ArchError> {
+        match layer {
+            LayerSpec::Dense { units } => {
+                let layer = Dense { inputs: self.shape[0], units: *units };
+                self.push(Operation::Dense(layer), next)
+            }
+            LayerSpec::Conv2d { filters, kernel } => {
+                let [channels, height, width] = self.image()?;
+                let layer = Conv2d { channels, height, width, filters: *filters, kernel: *kernel };
+                self.push(Operation::Conv2d(layer), next)
+            }
+            LayerSpec::MaxPool2d { size } => {
+                let [channels, height, width] = self.image()?;
+                let layer = MaxPool2d { channels, height, width, size: *size };
+                self.push(Operation::MaxPool2d(layer), next)
+            }
+            LayerSpec::Relu => {
+                if self.stages.is_empty() {
+                    self.push(Operation::Copy, next)?;
+                }
+                if let Some(stage) = self.stages.last_mut() {
+                    stage.relu = true;
+                }
+                Ok(())
+            }
+            LayerSpec::Flatten => {
+                if self.channels_last {
+                    let columns = self.shape[0];
+                    let lines = self.shape[1..].iter().product();
+                    self.transpose(Transpose { lines, columns })?;
+                    self.channels_last = false;
+                }
+                self.shape = next;
+                Ok(())
+            }
+        }
+    }
+
+    /// The shape `[channels, h, w]` of the image that the next layer is given, after bringing it into `[h, w, channels]`.
+    fn image(&mut self) -> Result<[usize; 3], ArchError> {
+        let Ok(shape) = <[usize; 3]>::try_from(self.shape.as_slice()) else {
+            return Err(ArchError(format!("an image has three dimensions, not {:?}", self.shape)));
+        };
+        if !self.channels_last {
+            let [lines, height, width] = shape;
+            self.transpose(Transpose { lines, columns: height * width })?;
+            self.channels_last = true;
+        }
+        Ok(shape)
+    }
+
+    /// Appends a change of order, if it changes anything.
+    fn transpose(&mut self, layer: Transpose) -> Result<(), ArchError> {
+        if layer.lines == 1 || layer.columns == 1 {
+            return Ok(());
+        }
+        let shape = self.shape.clone();
+        self.push(Operation::Transpose(layer), shape)
+    }
+
+    fn push(&mut self, operation: Operation, next: Vec<usize>) -> Result<(), ArchError> {
+        let (input, output) = (row_values(&self.shape)?, row_values(&next)?);
+        self.stages.push(Stage { operation, relu: false, offset: self.offset, input, output });
+        self.offset += operation.parameters();
+        self.shape = next;
+        Ok(())
     }
 }
 

@@ -91,38 +91,66 @@ fn gradients_of_convolutions_and_pools_match_differences() {
         Task::Regression,
     );
     check_gradient(&[2, 4, 4], vec![pool(2), LayerSpec::Flatten, dense(3)], CLASSES);
+    check_gradient(&[2, 3, 4], vec![LayerSpec::Relu, conv(2, 3), pool(2), LayerSpec::Flatten, dense(3)], CLASSES);
+    check_gradient(&[2, 3, 4], vec![LayerSpec::Flatten, dense(3)], CLASSES);
+}
+
+/// Runs an image through `layer` and sums the output with distinct weights, so that no two places can be confused.
+fn spread(input: [usize; 3], layer: LayerSpec, tensors: &[f64], image: &[f64], outputs: usize) -> f64 {
+    let arch = Architecture {
+        input: input.to_vec(),
+        layers: vec![layer, LayerSpec::Flatten, dense(1)],
+        task: Task::Regression,
+    };
+    let network = Network::new(&arch).unwrap();
+    let values = [tensors, &[0.0], &numbers(outputs, 9)].concat();
+    network.forward(&values, image, 1, &mut network.workspace(1))[0]
 }
 
 #[test]
 fn a_convolution_is_what_its_definition_says() {
-    let arch = Architecture {
-        input: vec![1, 2, 3],
-        layers: vec![conv(1, 3), LayerSpec::Flatten, dense(1)],
-        task: Task::Regression,
-    };
-    let network = Network::new(&arch).unwrap();
-    // Bias 10, kernel 1..9; then a dense layer that adds everything up.
-    let mut values = vec![10.0f64];
-    values.extend((1..=9).map(f64::from));
-    values.push(0.0);
-    values.extend([1.0; 6]);
-    let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-    let mut want = 0.0;
-    for row in 0..2i32 {
-        for column in 0..3i32 {
-            want += 10.0;
-            for i in 0..3 {
-                for j in 0..3 {
-                    let (r, c) = (row + i - 1, column + j - 1);
-                    if (0..2).contains(&r) && (0..3).contains(&c) {
-                        want += f64::from(i * 3 + j + 1) * x[usize::try_from(r * 3 + c).unwrap()];
+    let (channels, height, width, filters, kernel) = (2, 3, 4, 3, 3);
+    let tensors = numbers(filters + filters * channels * kernel * kernel, 4);
+    let image = numbers(channels * height * width, 5);
+    let (bias, weight) = tensors.split_at(filters);
+    let mut want = Vec::new();
+    for f in 0..filters {
+        for r in 0..height {
+            for q in 0..width {
+                let mut sum = bias[f];
+                for c in 0..channels {
+                    for (i, j) in (0..kernel).flat_map(|i| (0..kernel).map(move |j| (i, j))) {
+                        let (Some(row), Some(column)) = ((r + i).checked_sub(1), (q + j).checked_sub(1)) else {
+                            continue;
+                        };
+                        if row < height && column < width {
+                            let w = weight[((f * channels + c) * kernel + i) * kernel + j];
+                            sum += w * image[(c * height + row) * width + column];
+                        }
                     }
                 }
+                want.push(sum);
             }
         }
     }
-    let mut work = network.workspace(1);
-    assert_eq!(network.forward(&values, &x, 1, &mut work), [want]);
+    let want: f64 = want.iter().zip(numbers(want.len(), 9)).map(|(y, w)| y * w).sum();
+    let layer = conv(filters, kernel);
+    let got = spread([channels, height, width], layer, &tensors, &image, filters * height * width);
+    assert!((got - want).abs() < 1e-12, "{got} {want}");
+}
+
+#[test]
+fn a_pool_is_what_its_definition_says() {
+    let image = numbers(2 * 5 * 4, 6);
+    let mut want = Vec::new();
+    for c in 0..2 {
+        for (r, q) in [(0, 0), (0, 2), (2, 0), (2, 2)] {
+            let at = |i: usize, j: usize| image[(c * 5 + r + i) * 4 + q + j];
+            want.push(at(0, 0).max(at(0, 1)).max(at(1, 0)).max(at(1, 1)));
+        }
+    }
+    let want: f64 = want.iter().zip(numbers(want.len(), 9)).map(|(y, w)| y * w).sum();
+    assert!((spread([2, 5, 4], pool(2), &[], &image, 8) - want).abs() < 1e-12);
 }
 
 #[test]

@@ -1,7 +1,9 @@
-//! 2-D convolution, stride 1, zero padding that keeps height and width: `[channels, h, w] -> [filters, h, w]`.
+//! 2-D convolution, stride 1, zero padding that keeps height and width, on images with their channels last:
+//! `[h, w, channels] -> [h, w, filters]`.
 //!
-//! Each row (image) is unfolded into columns `[channels * kernel^2, h * w]`, so the convolution is one matrix product an
-//! image; the sum over images is taken in row order.
+//! Each image is padded and unfolded into one row of `kernel^2 * channels` numbers a pixel, so the convolution is one matrix
+//! product an image; channels last makes what is copied long runs of memory. The model's weight is `[filters, channels,
+//! kernel, kernel]`; it is reordered once a block. Sums over images are taken in row order.
 
 use crate::float::{Float, Matrix, product};
 
@@ -15,20 +17,29 @@ pub(crate) struct Conv2d {
     pub(crate) kernel: usize,
 }
 
-/// Scratch of one image, shared by all convolutions of a network.
+/// Scratch of one image and one weight, shared by all convolutions of a network.
 #[derive(Debug)]
-pub(crate) struct Columns<F> {
-    /// The unfolded input.
-    values: Vec<F>,
+pub(crate) struct Scratch<F> {
+    /// The image, or its gradient, with a border of zeros.
+    padded: Vec<F>,
+    /// The unfolded image, or its gradient.
+    unfolded: Vec<F>,
+    /// The weight, `[kernel^2 * channels, filters]`.
+    weight: Vec<F>,
     /// Its gradient; empty until a backward pass needs it.
     gradient: Vec<F>,
 }
 
-impl<F: Float> Columns<F> {
+impl<F: Float> Scratch<F> {
     /// Room for any of `layers`.
-    pub(crate) fn for_layers(layers: impl Iterator<Item = Conv2d>) -> Self {
-        let size = layers.map(|l| l.patch() * l.positions()).max().unwrap_or(0);
-        Self { values: vec![F::zero(); size], gradient: Vec::new() }
+    pub(crate) fn for_layers(layers: impl Iterator<Item = Conv2d> + Clone) -> Self {
+        let buffer = |size: fn(Conv2d) -> usize| vec![F::zero(); layers.clone().map(size).max().unwrap_or(0)];
+        Self {
+            padded: buffer(|l| (l.height + l.kernel - 1) * l.padded_width() * l.channels),
+            unfolded: buffer(|l| l.patch() * l.positions()),
+            weight: buffer(|l| l.patch() * l.filters),
+            gradient: Vec::new(),
+        }
     }
 }
 
@@ -46,18 +57,22 @@ impl Conv2d {
         self.height * self.width
     }
 
-    /// Writes `y` `[rows, filters, h, w]`.
-    pub(crate) fn forward<F: Float>(self, values: &[F], x: &[F], rows: usize, columns: &mut Columns<F>, y: &mut [F]) {
-        let (bias, weight) = values.split_at(self.filters);
-        let weight = Matrix::new(self.filters, self.patch(), weight);
+    fn padded_width(self) -> usize {
+        self.width + self.kernel - 1
+    }
+
+    /// Writes `y` `[rows, h, w, filters]`.
+    pub(crate) fn forward<F: Float>(self, values: &[F], x: &[F], rows: usize, work: &mut Scratch<F>, y: &mut [F]) {
+        let bias = &values[..self.filters];
+        self.reorder(values, &mut work.weight);
         let (input, output) = (self.channels * self.positions(), self.filters * self.positions());
         for (x, y) in x.chunks_exact(input).zip(y.chunks_exact_mut(output)).take(rows) {
-            self.unfold(x, &mut columns.values);
-            for (channel, b) in y.chunks_exact_mut(self.positions()).zip(bias) {
-                channel.fill(*b);
+            self.unfold(x, work);
+            for pixel in y.chunks_exact_mut(self.filters) {
+                pixel.copy_from_slice(bias);
             }
-            let unfolded = Matrix::new(self.patch(), self.positions(), &columns.values);
-            product(weight, unfolded, F::one(), y);
+            let unfolded = Matrix::new(self.positions(), self.patch(), &work.unfolded);
+            product(unfolded, Matrix::new(self.patch(), self.filters, &work.weight), F::one(), y);
         }
     }
 
@@ -69,93 +84,96 @@ impl Conv2d {
         x: &[F],
         rows: usize,
         dy: &[F],
-        columns: &mut Columns<F>,
+        work: &mut Scratch<F>,
         gradient: &mut [F],
         mut dx: Option<&mut [F]>,
     ) {
+        self.reorder(values, &mut work.weight);
+        work.gradient.resize(work.weight.len(), F::zero());
         let (bias, weight) = gradient.split_at_mut(self.filters);
         bias.fill(F::zero());
-        weight.fill(F::zero());
         let (input, output) = (self.channels * self.positions(), self.filters * self.positions());
         for (row, (x, dy)) in x.chunks_exact(input).zip(dy.chunks_exact(output)).take(rows).enumerate() {
-            for (channel, b) in dy.chunks_exact(self.positions()).zip(bias.iter_mut()) {
-                *b += channel.iter().fold(F::zero(), |sum, g| sum + *g);
-            }
-            self.unfold(x, &mut columns.values);
-            let unfolded = Matrix::new(self.patch(), self.positions(), &columns.values);
-            let dy = Matrix::new(self.filters, self.positions(), dy);
-            product(dy, unfolded.transposed(), F::one(), weight);
-            if let Some(dx) = dx.as_deref_mut() {
-                let weight = Matrix::new(self.filters, self.patch(), &values[self.filters..]);
-                if columns.gradient.is_empty() {
-                    columns.gradient.resize(columns.values.len(), F::zero());
+            for pixel in dy.chunks_exact(self.filters) {
+                for (b, g) in bias.iter_mut().zip(pixel) {
+                    *b += *g;
                 }
-                product(weight.transposed(), dy, F::zero(), &mut columns.gradient);
-                self.fold(&columns.gradient, &mut dx[row * input..(row + 1) * input]);
+            }
+            self.unfold(x, work);
+            let unfolded = Matrix::new(self.positions(), self.patch(), &work.unfolded);
+            let dy = Matrix::new(self.positions(), self.filters, dy);
+            let beta = if row == 0 { F::zero() } else { F::one() };
+            product(unfolded.transposed(), dy, beta, &mut work.gradient);
+            if let Some(dx) = dx.as_deref_mut() {
+                let weight = Matrix::new(self.patch(), self.filters, &work.weight);
+                product(dy, weight.transposed(), F::zero(), &mut work.unfolded);
+                self.fold(work, &mut dx[row * input..(row + 1) * input]);
+            }
+        }
+        self.places(|ours, models| weight[models] = work.gradient[ours]);
+    }
+
+    /// Lists where each number of the weight is: in our order `[kernel, kernel, channels, filters]`, and in the model's.
+    fn places(self, mut each: impl FnMut(usize, usize)) {
+        let squares = self.kernel * self.kernel;
+        for square in 0..squares {
+            for channel in 0..self.channels {
+                let ours = (square * self.channels + channel) * self.filters;
+                for filter in 0..self.filters {
+                    each(ours + filter, (filter * self.channels + channel) * squares + square);
+                }
             }
         }
     }
 
-    /// Lists what unfolding copies, one line of the image and one place in the kernel at a time.
-    fn runs(self, mut each: impl FnMut(Run)) {
-        let pad = self.kernel / 2;
-        let (h, w) = (self.height, self.width);
-        for c in 0..self.channels {
-            for i in 0..self.kernel {
-                for j in 0..self.kernel {
-                    let patch = ((c * self.kernel + i) * self.kernel + j) * h * w;
-                    // Output columns whose input column `out + j - pad` lies inside the image.
-                    let (first, last) = (pad.saturating_sub(j).min(w), (w + pad).saturating_sub(j).min(w));
-                    for row in 0..h {
-                        let source = (row + i).checked_sub(pad).filter(|r| *r < h && first < last);
-                        let column = patch + row * w;
-                        each(Run {
-                            column,
-                            before: if source.is_some() { first } else { w },
-                            image: source.map_or(0, |r| (c * h + r) * w + first + j - pad),
-                            length: if source.is_some() { last - first } else { 0 },
-                            after: if source.is_some() { w - last } else { 0 },
-                        });
+    fn reorder<F: Float>(self, values: &[F], weight: &mut [F]) {
+        let models = &values[self.filters..];
+        self.places(|to, from| weight[to] = models[from]);
+    }
+
+    /// Copies each pixel's neighbourhood, line by line of the kernel, into one row.
+    fn unfold<F: Float>(self, image: &[F], work: &mut Scratch<F>) {
+        let (line, run) = (self.width * self.channels, self.kernel * self.channels);
+        let (padded_line, pad) = (self.padded_width() * self.channels, self.kernel / 2);
+        let padded = &mut work.padded[..padded_line * (self.height + 2 * pad)];
+        padded.fill(F::zero());
+        let inside = padded.chunks_exact_mut(padded_line).skip(pad);
+        for (to, from) in inside.zip(image.chunks_exact(line)) {
+            to[pad * self.channels..pad * self.channels + line].copy_from_slice(from);
+        }
+        let mut rows = work.unfolded.chunks_exact_mut(run);
+        for row in 0..self.height {
+            for column in 0..self.width {
+                let first = row * padded_line + column * self.channels;
+                for (i, to) in rows.by_ref().take(self.kernel).enumerate() {
+                    let from = first + i * padded_line;
+                    to.copy_from_slice(&padded[from..from + run]);
+                }
+            }
+        }
+    }
+
+    /// The transpose of [`Self::unfold`]: each pixel receives the sum over the places it was copied to.
+    fn fold<F: Float>(self, work: &mut Scratch<F>, image: &mut [F]) {
+        let (line, run) = (self.width * self.channels, self.kernel * self.channels);
+        let (padded_line, pad) = (self.padded_width() * self.channels, self.kernel / 2);
+        let padded = &mut work.padded[..padded_line * (self.height + 2 * pad)];
+        padded.fill(F::zero());
+        let mut rows = work.unfolded.chunks_exact(run);
+        for row in 0..self.height {
+            for column in 0..self.width {
+                let first = row * padded_line + column * self.channels;
+                for (i, from) in rows.by_ref().take(self.kernel).enumerate() {
+                    let to = first + i * padded_line;
+                    for (sum, g) in padded[to..to + run].iter_mut().zip(from) {
+                        *sum += *g;
                     }
                 }
             }
         }
+        let inside = padded.chunks_exact(padded_line).skip(pad);
+        for (to, from) in image.chunks_exact_mut(line).zip(inside) {
+            to.copy_from_slice(&from[pad * self.channels..pad * self.channels + line]);
+        }
     }
-
-    fn unfold<F: Float>(self, image: &[F], columns: &mut [F]) {
-        self.runs(|run| {
-            let start = run.column + run.before;
-            let end = start + run.length;
-            columns[run.column..start].fill(F::zero());
-            columns[start..end].copy_from_slice(&image[run.image..run.image + run.length]);
-            columns[end..end + run.after].fill(F::zero());
-        });
-    }
-
-    /// The transpose of [`Self::unfold`]: each pixel receives the sum over the places it was copied to.
-    fn fold<F: Float>(self, columns: &[F], image: &mut [F]) {
-        image.fill(F::zero());
-        self.runs(|run| {
-            let start = run.column + run.before;
-            let source = &columns[start..start + run.length];
-            for (pixel, g) in image[run.image..run.image + run.length].iter_mut().zip(source) {
-                *pixel += *g;
-            }
-        });
-    }
-}
-
-/// One line of pixels of one place in the kernel: zeros, a run copied from the image, zeros.
-#[derive(Debug, Clone, Copy)]
-struct Run {
-    /// Index of the line in the columns.
-    column: usize,
-    /// Zeros before the run.
-    before: usize,
-    /// Index of the run in the image.
-    image: usize,
-    /// Pixels of the run.
-    length: usize,
-    /// Zeros after the run.
-    after: usize,
 }

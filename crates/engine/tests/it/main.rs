@@ -27,7 +27,7 @@ fn recipe() -> LocalTraining {
 }
 
 fn digits_mlp() -> Architecture {
-    Recipe::Mlp { hidden: vec![32] }.build(&[64], Task::Classification { classes: 10 }).unwrap()
+    Recipe::Mlp { hidden: vec![32] }.build(&[64], Task::Classification { classes: 10 }).expect("a fitting recipe")
 }
 
 fn train(
@@ -38,7 +38,7 @@ fn train(
     data: &Dataset,
 ) -> Result<LocalOutcome, TrainError> {
     let job = LocalJob { architecture: arch, training, seed: 1, round, node };
-    local(job, &initial_values(arch, 1).unwrap(), data, &Ticks::default())
+    local(job, &initial_values(arch, 1).expect("a whole architecture"), data, &Ticks::default())
 }
 
 fn digest(values: &[f32]) -> Digest {
@@ -136,7 +136,7 @@ fn federated_averaging_beats_every_node_alone_on_digits() {
 fn invitation(data: DataRequirements) -> Invitation {
     let architecture = digits_mlp();
     Invitation {
-        key: RoundKey { job: "job_0001".parse().unwrap(), round: 1, attempt: 1 },
+        key: RoundKey { job: "job_0001".parse().expect("a job id"), round: 1, attempt: 1 },
         job_name: "digits".into(),
         recipe: "mlp".into(),
         architecture,
