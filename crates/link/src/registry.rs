@@ -27,6 +27,9 @@ const NODES: &str = "link_nodes";
 /// Rows read at once when the registry opens.
 const PAGE: usize = 256;
 
+/// Tokens are listed for this long after they expired, then forgotten when the registry opens.
+const REMEMBERED_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+
 /// Revocations that a slow listener may be behind before it has to look at the whole view instead.
 const REVOCATIONS: usize = 64;
 
@@ -194,13 +197,23 @@ struct Inner {
 }
 
 impl Registry {
-    /// Reads the enrolled nodes. `pin` is the CA's, for the tokens.
+    /// Reads the enrolled nodes and forgets tokens that expired a month ago. `pin` is the CA's, for the tokens.
     ///
     /// # Errors
     /// The store's; a record that cannot be read is [`StoreError::Damaged`].
     pub async fn open(records: Arc<dyn Records>, pin: Pin, clock: Arc<dyn Clock>) -> Result<Self, RegistryError> {
         let nodes = scan_all::<EnrolledNode>(&*records, NODES).await?;
-        let view = nodes.into_iter().map(|node| (node.id, node)).collect();
+        let view = nodes.into_iter().map(|(_, node)| (node.id, node)).collect();
+        let long_ago = clock.now().wall_ms.saturating_sub(REMEMBERED_MS);
+        let mut batch = Batch::new("link_tokens_forgotten");
+        for (key, token) in scan_all::<TokenRecord>(&*records, TOKENS).await? {
+            if token.expires_ms < long_ago {
+                batch.delete(TOKENS, key);
+            }
+        }
+        if !batch.writes.is_empty() {
+            records.commit(batch).await?;
+        }
         let (revoked, _) = broadcast::channel(REVOCATIONS);
         let changing = tokio::sync::Mutex::new(());
         let inner = Inner { records, clock, pin, view: Mutex::new(view), changing, revoked };
@@ -235,7 +248,8 @@ impl Registry {
     /// # Errors
     /// The store's.
     pub async fn tokens(&self) -> Result<Vec<TokenRecord>, RegistryError> {
-        let mut tokens = scan_all::<TokenRecord>(&*self.inner.records, TOKENS).await?;
+        let tokens = scan_all::<TokenRecord>(&*self.inner.records, TOKENS).await?;
+        let mut tokens: Vec<_> = tokens.into_iter().map(|(_, token)| token).collect();
         tokens.sort_by(|a, b| b.created_ms.cmp(&a.created_ms).then_with(|| a.id.cmp(&b.id)));
         Ok(tokens)
     }
@@ -394,7 +408,7 @@ impl Registry {
 async fn scan_all<T: for<'de> Deserialize<'de>>(
     records: &dyn Records,
     table: &'static str,
-) -> Result<Vec<T>, StoreError> {
+) -> Result<Vec<(String, T)>, StoreError> {
     let mut all = Vec::new();
     let mut after: Option<String> = None;
     loop {
@@ -402,8 +416,9 @@ async fn scan_all<T: for<'de> Deserialize<'de>>(
         let rows = records.scan(table, scan).await?;
         let last = rows.len() < PAGE;
         after = rows.last().map(|row| row.key.clone());
-        for row in &rows {
-            all.push(decode(row)?);
+        for row in rows {
+            let value = decode(&row)?;
+            all.push((row.key, value));
         }
         if last {
             return Ok(all);

@@ -29,6 +29,8 @@ use crate::protocol::{BLOBS, MESSAGE_MAX, MESSAGES, UPDATE_HEADER, UPDATES};
 const CONTINUE: Duration = Duration::from_secs(5);
 /// Large bodies are written in pieces of this size.
 const PIECE: usize = 64 * 1024;
+/// Most memory that is reserved for a download before its bytes come.
+const RESERVED: usize = 16 * 1024 * 1024;
 /// Slowest line that a transfer is planned for, in bytes a second: a bad mobile connection.
 const SLOWEST: u64 = 16 * 1024;
 
@@ -181,7 +183,8 @@ impl Inner {
         if declared.is_some_and(|bytes| bytes != blob.bytes) {
             return Err(wrong(format!("{} bytes expected, {declared:?} offered", blob.bytes)));
         }
-        let mut bytes = BytesMut::with_capacity(length);
+        // A length is a claim: what is reserved ahead of the bytes is bounded.
+        let mut bytes = BytesMut::with_capacity(length.min(RESERVED));
         let mut hasher = blake3::Hasher::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|e| self.dialer.failed(Stage::Request, &e))?;

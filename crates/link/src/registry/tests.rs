@@ -147,3 +147,65 @@ async fn more_nodes_than_a_page_are_all_read_back() {
     }
     assert_eq!(bench.reopened().await.nodes().len(), 300);
 }
+
+#[tokio::test]
+async fn tokens_that_expired_long_ago_are_forgotten_when_the_registry_opens() {
+    let bench = bench().await;
+    bench.token("old").await;
+    bench.clock.0.store(20 * 86_400_000, Ordering::SeqCst);
+    let newer = bench.token("newer").await;
+    assert_eq!(bench.reopened().await.tokens().await.unwrap().len(), 2);
+    bench.clock.0.store(31 * 86_400_000, Ordering::SeqCst);
+    assert_eq!(bench.reopened().await.tokens().await.unwrap(), vec![newer.record]);
+}
+
+/// Records whose commits fail while the test says so.
+#[derive(Debug)]
+struct Full {
+    records: Arc<MemoryRecords>,
+    full: std::sync::atomic::AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl Records for Full {
+    async fn get(&self, table: &'static str, key: &str) -> Result<Option<Row>, StoreError> {
+        self.records.get(table, key).await
+    }
+    async fn scan(&self, table: &'static str, scan: Scan<'_>) -> Result<Vec<Row>, StoreError> {
+        self.records.scan(table, scan).await
+    }
+    async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(StoreError::Full { needed: 1, available: 0 });
+        }
+        self.records.commit(batch).await
+    }
+    async fn acquire(&self, lease: &str, holder: &str, ttl: Duration) -> Result<Option<u64>, StoreError> {
+        self.records.acquire(lease, holder, ttl).await
+    }
+    async fn release(&self, lease: &str, holder: &str) -> Result<(), StoreError> {
+        self.records.release(lease, holder).await
+    }
+    fn sync_stats(&self) -> aivillage_base::ports::SyncStats {
+        self.records.sync_stats()
+    }
+}
+
+#[tokio::test]
+async fn what_the_store_refuses_has_not_happened() {
+    let bench = bench().await;
+    let full = Arc::new(Full { records: bench.records.clone(), full: false.into() });
+    let registry = Registry::open(full.clone(), Pin([1; 32]), bench.clock.clone()).await.unwrap();
+    let (first, second) = (bench.token("a").await, bench.token("b").await);
+    registry.redeem(&first.token, key(1)).await.unwrap();
+    full.full.store(true, Ordering::SeqCst);
+    assert!(matches!(registry.redeem(&second.token, key(2)).await, Err(RegistryError::Store(_))));
+    assert!(matches!(registry.admit(&key(2)), Err(RegistryError::NotEnrolled)));
+    let mut told = registry.revocations();
+    assert!(matches!(registry.revoke(&key(1)).await, Err(RegistryError::Store(_))));
+    assert!(registry.admit(&key(1)).is_ok() && told.try_recv().is_err());
+    full.full.store(false, Ordering::SeqCst);
+    registry.redeem(&second.token, key(2)).await.unwrap();
+    registry.revoke(&key(1)).await.unwrap();
+    assert!(registry.admit(&key(1)).is_err() && registry.admit(&key(2)).is_ok());
+}

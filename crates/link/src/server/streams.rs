@@ -71,9 +71,12 @@ struct Slot {
 }
 
 impl Streams {
-    /// No streams yet; `config` holds for the server that will open them.
+    /// No streams yet; `config` holds for the server that will open them (a queue has at least one place, heartbeats
+    /// come at most 100 times a second).
     #[must_use]
-    pub fn new(config: LinkConfig) -> Self {
+    pub fn new(mut config: LinkConfig) -> Self {
+        config.queue = config.queue.max(1);
+        config.heartbeat = config.heartbeat.max(Duration::from_millis(10));
         let inner = Inner {
             config,
             slots: Mutex::default(),
