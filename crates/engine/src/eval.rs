@@ -8,8 +8,8 @@ use crate::data::Dataset;
 use crate::loss::{Sums, as_f64, measure};
 use crate::network::{Network, Workspace};
 
-/// Rows computed at once: large enough for the matrix product to be fast, small enough to stay in cache. The result does
-/// not depend on it but for the grouping of no sum: rows are added one by one.
+/// Rows computed at once: large enough for the matrix product to be fast, small enough to stay in cache. Fixed, because it
+/// groups the sum of the losses.
 pub(crate) const BLOCK_ROWS: usize = 256;
 
 /// What was measured over all rows.

@@ -23,17 +23,9 @@ pub(super) fn read<R: Read + Seek>(file: R, path: &Path, features: &str, label: 
         reason,
     };
     let mut zip = ZipArchive::new(file).map_err(|e| content("", format!("not a NumPy archive (.npz): {e}")))?;
-    let mut array = |name: &str| -> Result<Array, DataError> {
-        let found = zip.index_for_name(&format!("{name}.npy"));
-        let Some(index) = found else {
-            let names: Vec<&str> = zip.file_names().map(|n| n.trim_end_matches(".npy")).take(40).collect();
-            return Err(content("", suggest::unknown("array", name, &names)));
-        };
-        let entry = zip.by_index(index).map_err(|e| content(name, e.to_string()))?;
-        npy(entry).map_err(|reason| content(name, reason))
-    };
-    let x = array(features)?;
-    let y = array(label)?;
+    #[expect(clippy::cast_possible_truncation, reason = "data is f32; what overflows is refused below")]
+    let x = array(&mut zip, features, |v| v as f32).map_err(|(place, reason)| content(place, reason))?;
+    let y = array(&mut zip, label, |v| v).map_err(|(place, reason)| content(place, reason))?;
     let Some((rows, shape)) = x.shape.split_first() else {
         return Err(content(features, "a single number: the first axis must be rows".into()));
     };
@@ -51,23 +43,31 @@ pub(super) fn read<R: Read + Seek>(file: R, path: &Path, features: &str, label: 
             format!("shape {:?}, but `{features}` has {rows} rows: [{rows}] is expected", y.shape),
         ));
     }
-    let width: usize = input.iter().product::<usize>().max(1);
-    let mut values = Vec::with_capacity(x.values.len());
-    for (i, v) in x.values.iter().enumerate() {
-        #[expect(clippy::cast_possible_truncation, reason = "data is f32; what overflows is refused")]
-        let v = *v as f32;
-        if !v.is_finite() {
-            return Err(content(features, format!("number {} of row {} is not a finite f32", i % width, i / width)));
-        }
-        values.push(v);
+    if let Some(i) = x.values.iter().position(|v| !v.is_finite()) {
+        let width = input.iter().product::<usize>().max(1);
+        return Err(content(features, format!("number {} of row {} is not a finite f32", i % width, i / width)));
     }
-    Ok(Raw { input, x: values, y: y.values })
+    Ok(Raw { input, x: x.values, y: y.values })
 }
 
-/// One array; f64 holds every accepted type (integers beyond 2^53 are no labels and no pixels).
-struct Array {
+/// Finds and reads one array; an error is the array at fault (empty: none is) and the reason.
+fn array<'n, R: Read + Seek, T>(
+    zip: &mut ZipArchive<R>,
+    name: &'n str,
+    convert: impl Fn(f64) -> T,
+) -> Result<Array<T>, (&'n str, String)> {
+    let Some(index) = zip.index_for_name(&format!("{name}.npy")) else {
+        let names: Vec<&str> = zip.file_names().map(|n| n.trim_end_matches(".npy")).take(40).collect();
+        return Err(("", suggest::unknown("array", name, &names)));
+    };
+    let entry = zip.by_index(index).map_err(|e| (name, e.to_string()))?;
+    npy(entry, convert).map_err(|reason| (name, reason))
+}
+
+/// One array, its numbers converted one by one: nothing larger than the result is held.
+struct Array<T> {
     shape: Vec<usize>,
-    values: Vec<f64>,
+    values: Vec<T>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +88,7 @@ impl Kind {
         }
     }
 
+    /// f64 holds every accepted type (integers beyond 2^53 are no labels and no pixels).
     fn value(self, bytes: &[u8]) -> f64 {
         fn chunk<const N: usize>(bytes: &[u8]) -> [u8; N] {
             *bytes.first_chunk().expect("invariant: chunks are of the kind's size")
@@ -103,7 +104,7 @@ impl Kind {
     }
 }
 
-fn npy(mut file: impl Read) -> Result<Array, String> {
+fn npy<T>(mut file: impl Read, convert: impl Fn(f64) -> T) -> Result<Array<T>, String> {
     let mut front = [0; 8];
     file.read_exact(&mut front).map_err(|e| format!("cut: {e}"))?;
     if &front[..6] != b"\x93NUMPY" {
@@ -133,18 +134,18 @@ fn npy(mut file: impl Read) -> Result<Array, String> {
         .try_fold(1usize, |n, d| n.checked_mul(*d))
         .filter(|n| *n <= VALUES_MAX)
         .ok_or_else(|| format!("shape {shape:?} holds more than {VALUES_MAX} numbers"))?;
-    Ok(Array { values: values(file, kind, count)?, shape })
+    Ok(Array { values: values(file, kind, count, convert)?, shape })
 }
 
 /// Reads exactly `count` numbers in blocks, so that a lying shape costs no memory.
-fn values(mut file: impl Read, kind: Kind, count: usize) -> Result<Vec<f64>, String> {
+fn values<T>(mut file: impl Read, kind: Kind, count: usize, convert: impl Fn(f64) -> T) -> Result<Vec<T>, String> {
     let mut values = Vec::new();
     let mut block = vec![0; (8192 * kind.bytes()).min(count * kind.bytes())];
     while values.len() < count {
         let bytes = block.len().min((count - values.len()) * kind.bytes());
         file.read_exact(&mut block[..bytes])
             .map_err(|e| format!("cut after {} of {count} numbers: {e}", values.len()))?;
-        values.extend(block[..bytes].chunks_exact(kind.bytes()).map(|b| kind.value(b)));
+        values.extend(block[..bytes].chunks_exact(kind.bytes()).map(|b| convert(kind.value(b))));
     }
     Ok(values)
 }

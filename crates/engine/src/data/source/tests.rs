@@ -128,7 +128,7 @@ fn a_shard_is_exactly_its_part_of_the_deal() {
 }
 
 /// A NumPy archive of two arrays, written by hand from the format's description.
-fn npz(arrays: &[(&str, &str, &str, Vec<u8>)]) -> Vec<u8> {
+fn archive(arrays: &[(&str, &str, &str, Vec<u8>)]) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
     for (name, descr, shape, data) in arrays {
         zip.start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default()).unwrap();
@@ -159,18 +159,18 @@ fn every_accepted_type_of_array_reads_as_the_same_numbers() {
         ]
     };
     for ((xd, xs), (yd, ys)) in all(&x).into_iter().zip(all(&y)) {
-        let folder = Folder::with("a.npz", &npz(&[("x", xd, "(2, 2)", xs), ("y", yd, "(2,)", ys)]));
+        let folder = Folder::with("a.npz", &archive(&[("x", xd, "(2, 2)", xs), ("y", yd, "(2,)", ys)]));
         assert_eq!(folder.load(&npz_source()).unwrap().train, want, "{xd}");
     }
     let image =
-        Folder::with("a.npz", &npz(&[("x", "|u1", "(2, 1, 2)", x.to_vec()), ("y", "|u1", "(2, 1)", y.to_vec())]));
+        Folder::with("a.npz", &archive(&[("x", "|u1", "(2, 1, 2)", x.to_vec()), ("y", "|u1", "(2, 1)", y.to_vec())]));
     assert_eq!(image.load(&npz_source()).unwrap().train.input(), [1, 1, 2]);
 }
 
 #[test]
 fn arrays_that_cannot_be_used_say_what_to_do() {
     let check = |arrays: &[(&str, &str, &str, Vec<u8>)], want: &str| {
-        let error = Folder::with("a.npz", &npz(arrays)).load(&npz_source()).unwrap_err();
+        let error = Folder::with("a.npz", &archive(arrays)).load(&npz_source()).unwrap_err();
         assert!(error.contains(want), "{error}");
     };
     let y = || ("y", "|u1", "(2,)", vec![0, 1]);
@@ -184,4 +184,29 @@ fn arrays_that_cannot_be_used_say_what_to_do() {
     check(&[("z", "<f4", "(2,)", vec![0; 8]), y()], "unknown array `x`");
     let error = Folder::with("a.npz", b"no zip").load(&npz_source()).unwrap_err();
     assert!(error.contains("not a NumPy archive"), "{error}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_a_reader_panic(
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+        at in 0usize..600,
+        flip in 1u8..,
+    ) {
+        // Random bytes, and a good archive with one byte changed.
+        let _ = csv::read(bytes.as_slice(), Path::new("a"), None, None);
+        let _ = npz::read(io::Cursor::new(bytes), Path::new("a"), "x", "y");
+        let mut bytes = archive(&[("x", "|u1", "(2, 2)", vec![1, 2, 3, 4]), ("y", "|u1", "(2,)", vec![0, 1])]);
+        let at = at % bytes.len();
+        bytes[at] ^= flip;
+        let _ = npz::read(io::Cursor::new(bytes), Path::new("a"), "x", "y");
+    }
+
+    #[test]
+    fn numbers_written_as_csv_are_read_back(rows in proptest::collection::vec((-1e6f32..1e6, 0u32..4), 1..40)) {
+        let text: String = rows.iter().map(|(x, label)| format!("{x},{label}\n")).collect();
+        let raw = csv::read(text.as_bytes(), Path::new("a"), None, None).unwrap();
+        proptest::prop_assert_eq!(raw.x, rows.iter().map(|r| r.0).collect::<Vec<_>>());
+        proptest::prop_assert_eq!(raw.y, rows.iter().map(|r| f64::from(r.1)).collect::<Vec<_>>());
+    }
 }
