@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aivillage_base::ports::{Sent, StoreError};
-use aivillage_base::wire::{BlobRef, Down, Peer, PredictOutcome, PredictTask};
+use aivillage_base::wire::{BlobRef, Down, NodeReport, Peer, PredictOutcome, PredictTask};
 use aivillage_base::{NodeId, RequestId, Task};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,9 @@ mod tasks;
 
 /// Models that a newly connected node is told of, so that its first request does not wait for a download.
 const FETCH_AHEAD_MAX: usize = 4;
+
+/// Longest reason taken from a node, in characters: it is stored and shown.
+const REASON_MAX: usize = 300;
 
 /// One request's cargo.
 #[derive(Debug)]
@@ -70,6 +73,8 @@ pub(crate) struct Coordinator {
     pub(crate) catalogue: Catalogue,
     pub(crate) metrics: Metrics,
     state: Mutex<State>,
+    /// Held from looking at the nodes to telling the machine, so that the later look wins.
+    looking: Mutex<()>,
     /// The next tick has moved nearer.
     timer: Notify,
     /// There are outcomes to store.
@@ -93,6 +98,7 @@ impl Coordinator {
             catalogue,
             metrics,
             state: Mutex::new(state),
+            looking: Mutex::default(),
             timer: Notify::new(),
             outcomes: Notify::new(),
             cancel,
@@ -116,7 +122,7 @@ impl Coordinator {
                 match row {
                     RequestRow::Unfinished(row) => {
                         recovered += 1;
-                        self.take_over(id, row);
+                        self.take_over(id, *row);
                     }
                     RequestRow::Finished { finished_ms, .. } => {
                         let expires = self.expires(finished_ms);
@@ -251,7 +257,9 @@ impl Coordinator {
                 Ok(predictions) => Answer::Done(predictions),
                 Err(reason) => Answer::Failed { reason, permanent: false },
             },
-            PredictOutcome::Failed { reason, permanent } => Answer::Failed { reason, permanent },
+            PredictOutcome::Failed { reason, permanent } => {
+                Answer::Failed { reason: reason.chars().take(REASON_MAX).collect(), permanent }
+            }
         };
         self.drive(Input::Answered { from: from.id, request, attempt, answer });
     }
@@ -265,33 +273,37 @@ impl Coordinator {
         self.refresh_nodes();
     }
 
-    /// Who is connected is the transport's word, what they can do the inventory's.
     fn refresh_nodes(&self) {
-        let known: HashMap<NodeId, _> =
-            self.deps.inventory.list().into_iter().filter_map(|r| Some((r.id?, r.report?))).collect();
-        let candidates: Vec<Candidate> = self
-            .deps
-            .transport
-            .connected()
-            .into_iter()
-            .filter_map(|peer| {
-                let report = known.get(&peer.id).filter(|r| r.serves)?;
-                Some(Candidate {
-                    peer,
-                    node_types: report.node_types.clone(),
-                    gflops: report.compute_gflops,
-                    memory_gb: report.memory_gb,
-                    in_flight: 0,
-                    failures: 0,
-                })
-            })
-            .collect();
-        let before: BTreeSet<NodeId> = self.state().core.nodes().iter().map(|n| n.peer.id).collect();
-        let new: Vec<NodeId> = candidates.iter().map(|c| c.peer.id).filter(|id| !before.contains(id)).collect();
-        self.drive(Input::Nodes(candidates));
+        let (outputs, new) = {
+            let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+            let candidates = self.candidates();
+            let mut state = self.state();
+            let before: BTreeSet<NodeId> = state.core.nodes().iter().map(|n| n.peer.id).collect();
+            let new: Vec<NodeId> = candidates.iter().map(|c| c.peer.id).filter(|id| !before.contains(id)).collect();
+            (self.step(&mut state, Input::Nodes(candidates)), new)
+        };
+        self.carry_out_all(outputs);
         if !new.is_empty() {
             self.fetch_ahead(&new);
         }
+    }
+
+    /// Who is connected is the transport's word, what they can do the inventory's.
+    fn candidates(&self) -> Vec<Candidate> {
+        let known: HashMap<NodeId, NodeReport> =
+            self.deps.inventory.list().into_iter().filter_map(|r| Some((r.id?, r.report?))).collect();
+        let serving = self.deps.transport.connected().into_iter().filter_map(|peer| {
+            let report = known.get(&peer.id).filter(|r| r.serves)?;
+            Some(Candidate {
+                peer,
+                node_types: report.node_types.clone(),
+                gflops: report.compute_gflops,
+                memory_gb: report.memory_gb,
+                in_flight: 0,
+                failures: 0,
+            })
+        });
+        serving.collect()
     }
 
     /// Tells nodes of the models published last.

@@ -37,7 +37,7 @@ pub(crate) struct Unfinished {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub(crate) enum RequestRow {
-    Unfinished(Unfinished),
+    Unfinished(Box<Unfinished>),
     Finished {
         view: Box<RequestView>,
         /// Wall clock of the outcome.
@@ -48,7 +48,7 @@ pub(crate) enum RequestRow {
 /// Promises a request. An outcome that is already there stays: it was faster than this commit.
 pub(crate) async fn promise(records: &dyn Records, id: RequestId, row: Unfinished) -> Result<(), StoreError> {
     let mut batch = Batch::new("request_accepted");
-    batch.put(REQUESTS, id.to_string(), &RequestRow::Unfinished(row));
+    batch.put(REQUESTS, id.to_string(), &RequestRow::Unfinished(Box::new(row)));
     batch.expect(Expect::Absent);
     match records.commit(batch).await {
         Err(StoreError::Conflict { .. }) => Ok(()),

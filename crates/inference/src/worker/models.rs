@@ -98,7 +98,7 @@ impl Models {
     }
 
     async fn load(&self, model: BlobRef) -> Loaded {
-        let bytes = match self.from_disk(model).await {
+        let bytes = match self.read_disk(model).await {
             Some(bytes) => bytes,
             None => self.fetch(model).await?,
         };
@@ -111,7 +111,7 @@ impl Models {
         }
     }
 
-    async fn from_disk(&self, model: BlobRef) -> Option<Bytes> {
+    async fn read_disk(&self, model: BlobRef) -> Option<Bytes> {
         let disk = Arc::clone(self.disk.as_ref()?);
         tokio::task::spawn_blocking(move || disk.read(model)).await.ok().flatten()
     }

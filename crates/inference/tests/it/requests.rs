@@ -109,16 +109,16 @@ async fn a_failing_a_lying_and_a_lost_node_are_each_replaced() {
 #[tokio::test]
 async fn a_silent_node_is_given_up_within_the_deadline() {
     let village = with(round_robin(), &[("a", Manner::Silent), ("b", Manner::Honest)]).await;
-    let asked = Submit { max_latency_ms: Some(400), ..ask("corners", json!([1, 0]), Some(5_000)) };
+    let asked = Submit { max_latency_ms: Some(2_000), ..ask("corners", json!([1, 0]), Some(5_000)) };
     let view = village.inference.submit(asked).await.unwrap().finished.unwrap();
     assert_eq!((view.status, view.metadata.attempts), (RequestStatus::Completed, 2));
-    assert!((200..400).contains(&view.metadata.processing_time_ms), "{view:?}");
+    assert!((1_000..2_000).contains(&view.metadata.processing_time_ms), "{view:?}");
 }
 
 #[tokio::test]
 async fn without_an_answer_in_time_a_request_expires_and_says_why() {
     let village = village(&[("north", Manner::Silent)]).await;
-    let asked = Submit { max_latency_ms: Some(40), ..ask("corners", json!([1, 0]), Some(5_000)) };
+    let asked = Submit { max_latency_ms: Some(150), ..ask("corners", json!([1, 0]), Some(5_000)) };
     let view = village.inference.submit(asked).await.unwrap().finished.unwrap();
     assert_eq!(view.status, RequestStatus::Expired);
     assert!(view.error.unwrap().contains("node north was still at it"));
