@@ -7,6 +7,7 @@
 //! The same code runs as a process of its own (`aivillage node join`) and inside a gateway (the built-in node).
 
 mod bench;
+mod commands;
 mod folder;
 mod measure;
 
@@ -18,7 +19,7 @@ use aivillage_base::ports::{Uplink, UplinkError};
 use aivillage_base::time::Clock;
 use aivillage_base::wire::{Down, NodeReport, PredictTask, Up};
 use aivillage_engine::{Engine, NodeTrainer};
-use aivillage_inference::worker::{Worker, WorkerConfig};
+use aivillage_inference::worker::{Worker, WorkerConfig, WorkerDeps};
 use aivillage_link::client::ClientConfig;
 use aivillage_link::{Enrolment, LinkClient};
 use aivillage_training::Trainer;
@@ -32,6 +33,7 @@ use crate::crash::{CrashPlan, CrashPoint};
 use crate::exit::{CliError, ExitCode};
 
 pub use bench::BenchTrainer;
+pub use commands::{JoinOptions, join, leave};
 pub use folder::{FileLog, NodeFolder};
 pub use measure::report;
 
@@ -189,7 +191,7 @@ pub async fn run(options: NodeOptions, enrolment: Enrolment, cancel: Cancellatio
         },
         cancel.clone(),
     );
-    let worker = worker(&abilities.config, cache, &uplink, &clock)?;
+    let worker = worker(&abilities.config, cache, &uplink, &clock);
     let (sender, receiver) = mpsc::channel(MESSAGES);
     let stream = client.run(sender, cancel.clone());
     let node = Node { uplink, participant, worker, log, report, serves: abilities.config.serve };
@@ -200,17 +202,16 @@ pub async fn run(options: NodeOptions, enrolment: Enrolment, cancel: Cancellatio
     }
 }
 
-fn worker(
-    config: &NodeConfig,
-    cache: PathBuf,
-    uplink: &Arc<dyn Uplink>,
-    clock: &Arc<dyn Clock>,
-) -> Result<Worker, CliError> {
+fn worker(config: &NodeConfig, cache: PathBuf, uplink: &Arc<dyn Uplink>, clock: &Arc<dyn Clock>) -> Worker {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to some thousand GB was checked")]
-    let cache_bytes = (config.model_cache_gb * 1e9) as u64;
-    let settings = WorkerConfig { cache_bytes, ..WorkerConfig::new(cache) };
-    Worker::new(settings, Arc::new(Engine), Arc::clone(uplink), Arc::clone(clock))
-        .map_err(|e| CliError::new(ExitCode::Failed, format!("the model cache: {e}")))
+    let disk_bytes = (config.model_cache_gb * 1e9) as u64;
+    Worker::new(WorkerDeps {
+        uplink: Arc::clone(uplink),
+        predictor: Arc::new(Engine),
+        cache_dir: Some(cache),
+        clock: Arc::clone(clock),
+        config: WorkerConfig { disk_bytes, ..WorkerConfig::default() },
+    })
 }
 
 /// A running node.
@@ -238,10 +239,8 @@ impl Node {
                 Down::ModelReady { model_id, model } if self.serves => {
                     let worker = self.worker.clone();
                     tokio::spawn(async move {
-                        match worker.prefetch(&model).await {
-                            Ok(()) => tracing::info!(%model_id, digest = %model.digest.short(), "model fetched and verified"),
-                            Err(error) => tracing::info!(%model_id, error, "model not fetched ahead"),
-                        }
+                        let fetched = worker.prefetch(model).await;
+                        tracing::info!(%model_id, digest = %model.digest.short(), fetched, "model of the catalogue");
                     });
                 }
                 Down::Invite(_) | Down::RoundClosed { .. } | Down::JobEnded { .. } => self.participant.handle(&message),

@@ -173,7 +173,7 @@ impl House {
                 blobs: Arc::clone(&ground.blobs),
                 records: Arc::clone(&ground.records),
                 clock: Arc::clone(&clock),
-                config: gateway_room(&config),
+                config: gateway_room(&config, environment.production),
                 status: Arc::new(ProcessFacts { loaded, link: link.address().to_string() }),
                 registry: metrics,
             },

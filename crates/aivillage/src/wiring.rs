@@ -194,7 +194,7 @@ impl VillageInbox {
             training.disconnected(node).await;
         }
         if let Part::On(inference) = &self.inference {
-            inference.disconnected(node).await;
+            inference.disconnected(node);
         }
     }
 }
@@ -225,7 +225,7 @@ impl Inbox for VillageInbox {
                     training.connected(from).await;
                 }
                 if let Part::On(inference) = &self.inference {
-                    inference.connected(from).await;
+                    inference.connected(from);
                 }
             }
             Up::Answer { key, declined } => {
@@ -240,7 +240,7 @@ impl Inbox for VillageInbox {
             }
             Up::Prediction { request, attempt, outcome } => {
                 if let Part::On(inference) = &self.inference {
-                    inference.prediction(from, request, attempt, outcome).await;
+                    inference.prediction(from, request, attempt, outcome);
                 }
             }
             Up::Leave => {

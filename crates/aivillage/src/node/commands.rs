@@ -1,0 +1,70 @@
+//! What a person does with a node: join and run it, leave, see what a job would send.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aivillage_base::ports::Uplink as _;
+use aivillage_base::time::{Clock, SystemClock};
+use aivillage_base::wire::Up;
+use tokio_util::sync::CancellationToken;
+
+use super::{NodeFolder, NodeOptions, enrol, link, run};
+use crate::crash::CrashPlan;
+use crate::exit::{CliError, ExitCode};
+use crate::up::stop_on_signal;
+
+/// What `node join` is told.
+#[derive(Debug, Clone, Default)]
+pub struct JoinOptions {
+    /// Address of the gateway's link; None = the one the folder has joined.
+    pub address: Option<String>,
+    /// One-time token; None = the folder has joined already.
+    pub token: Option<String>,
+    /// The node's folder.
+    pub dir: PathBuf,
+    /// Join and stop, without running.
+    pub enrol_only: bool,
+    /// Stop when standard input ends.
+    pub exit_with_parent: bool,
+    /// Where to die, for fault tests.
+    pub crash: Option<CrashPlan>,
+    /// Updates of this many values without training, for `bench round`.
+    pub bench_params: Option<usize>,
+}
+
+/// Joins (once) and runs until a signal.
+///
+/// # Errors
+/// What keeps the node from joining or running, with what to do.
+pub async fn join(options: JoinOptions) -> Result<(), CliError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let folder = NodeFolder::open(&options.dir)?;
+    // Settings at fault are told before a one-time token is spent.
+    folder.config()?;
+    let enrolment = enrol(&folder, options.address.as_deref(), options.token.as_deref(), &clock).await?;
+    if options.enrol_only {
+        return Ok(());
+    }
+    let cancel = CancellationToken::new();
+    stop_on_signal(options.exit_with_parent, cancel.clone())?;
+    let node = NodeOptions { folder, crash: options.crash, bench_params: options.bench_params, clock };
+    run(node, enrolment, cancel).await
+}
+
+/// Leaves for good: the gateway forgets the node and takes its certificate no longer.
+///
+/// # Errors
+/// Nothing joined; the gateway cannot be reached.
+pub async fn leave(dir: PathBuf) -> Result<(), CliError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let folder = NodeFolder::open(&dir)?;
+    let enrolment = folder.enrolment()?.ok_or_else(|| {
+        CliError::new(ExitCode::NotFound, format!("{} has not joined any gateway", folder.path().display()))
+    })?;
+    let client = link(&folder, enrolment, &clock)?;
+    client.send(&Up::Leave).await.map_err(|e| {
+        CliError::new(ExitCode::Unavailable, format!("the gateway has not heard that the node leaves: {e}"))
+            .hint("try again when it is up; or its operator revokes the node: aivillage node revoke NAME")
+    })?;
+    folder.forget().map_err(|e| CliError::new(ExitCode::Failed, format!("{}: {e}", folder.path().display())))
+}
