@@ -32,8 +32,7 @@ pub fn evaluate(architecture: &Architecture, values: &[f32], data: &Dataset) -> 
     let mut work = network.workspace(BLOCK_ROWS.min(data.rows()));
     let sums = run(&network, values, data, &mut work);
     let rows = as_f64(data.rows());
-    let right = u32::try_from(sums.right).map_or(f64::INFINITY, f64::from);
-    let accuracy = data.labels().map(|_| right / rows);
+    let accuracy = data.labels().map(|_| as_f64(sums.right) / rows);
     Ok(Evaluation { loss: sums.loss / rows, accuracy, rows: data.rows() as u64 })
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct Sums {
     /// Sum of the rows' losses.
     pub(crate) loss: f64,
     /// Rows whose largest output is the label; 0 for regression.
-    pub(crate) right: u64,
+    pub(crate) right: usize,
 }
 
 /// Turns each row of logits into probabilities: positive, summing to 1 up to rounding.
@@ -52,7 +52,7 @@ pub(crate) fn measure<F: Float>(outputs: &[F], wanted: Wanted<'_>) -> Sums {
             let classes = outputs.len() / labels.len().max(1);
             for (row, label) in outputs.chunks_exact(classes).zip(labels) {
                 sums.loss += cross_entropy(row, *label as usize);
-                sums.right += u64::from(winner(row) == *label as usize);
+                sums.right += usize::from(winner(row) == *label as usize);
             }
         }
         Wanted::Values(values) => {
@@ -79,7 +79,7 @@ pub(crate) fn differentiate<F: Float>(outputs: &[F], wanted: Wanted<'_>, gradien
                 let label = *label as usize;
                 let (max, sum) = exponentials(row);
                 sums.loss += libm::log(sum.to_f64()) + max.to_f64() - logits[label].to_f64();
-                sums.right += u64::from(winner(logits) == label);
+                sums.right += usize::from(winner(logits) == label);
                 let factor = scale / sum;
                 for g in row.iter_mut() {
                     *g *= factor;

@@ -84,7 +84,7 @@ fn accuracy(network: &Network, values: &[f32], data: &Dataset) -> Option<f64> {
     data.labels()?;
     let mut work = network.workspace(BLOCK_ROWS.min(data.rows()));
     let right = run(network, values, data, &mut work).right;
-    Some(u32::try_from(right).map_or(f64::INFINITY, f64::from) / as_f64(data.rows()))
+    Some(as_f64(right) / as_f64(data.rows()))
 }
 
 /// The state of one round's local training.

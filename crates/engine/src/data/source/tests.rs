@@ -115,6 +115,17 @@ fn held_out_rows_are_never_trained_on() {
 }
 
 #[test]
+fn a_source_reads_back_from_what_a_checked_node_yaml_serialises_to() {
+    let text = r#"{"name": "mine", "task": "classification", "classes": null, "test_fraction": 0.0, "origin":
+        {"kind": "csv", "path": "a.csv", "label": "sick", "features": [0, "age"]}}"#;
+    let want = csv_source(Some(name("sick")), Some(vec![Column::Index(0), name("age")]));
+    assert_eq!(serde_json::from_str::<Source>(text).unwrap(), want);
+    let text = r#"{"kind": "shard", "dataset": "breast_cancer", "index": 0, "of": 6, "alpha": 0.3, "seed": 1}"#;
+    let want = Origin::Shard { dataset: Bundled::BreastCancer, index: 0, of: 6, alpha: 0.3, seed: 1 };
+    assert_eq!(serde_json::from_str::<Origin>(text).unwrap(), want);
+}
+
+#[test]
 fn a_shard_is_exactly_its_part_of_the_deal() {
     let of_six = |index| source(Origin::Shard { dataset: Bundled::Digits, index, of: 6, alpha: 0.3, seed: 1 });
     let deal = split(Bundled::Digits, 6, 0.3, 1).unwrap();
