@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::ApiKeys;
+use crate::body::Bodies;
 use crate::config::GatewayConfig;
 use crate::idempotency::Idempotency;
 use crate::limits::Limits;
@@ -84,6 +85,7 @@ pub(crate) struct App {
     pub(crate) registry: Registry,
     pub(crate) metrics: HttpMetrics,
     pub(crate) limits: Limits,
+    pub(crate) bodies: Bodies,
     pub(crate) idempotency: Arc<Idempotency>,
     pub(crate) openapi: bytes::Bytes,
     pub(crate) cancel: CancellationToken,

@@ -4,6 +4,9 @@
 //! what is wrong with JSON pointers and suggests the nearest name for an unknown one. Promise: nothing is parsed deeper
 //! than [`DEPTH_MAX`] or longer than the route's limit. Must not know: what any field means.
 
+mod strict;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use aivillage_base::{ErrorKind, suggest};
@@ -14,8 +17,10 @@ use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::problem::{Fault, Problem};
+use strict::Strict;
 
 /// Deepest nesting of arrays and objects in a body. The guide's bodies need 3, an image batch 6; recursion over a
 /// hostile body must end long before the stack does.
@@ -24,31 +29,84 @@ pub(crate) const DEPTH_MAX: usize = 32;
 /// Longest time a JSON body may take to arrive: a few MB over a slow mobile line.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Reads a whole body of at most `limit` bytes.
-///
-/// # Errors
-/// 413 beyond the limit, 408 when it takes too long, 400 when the connection breaks.
-pub(crate) async fn read_all(body: Body, limit: usize) -> Result<Bytes, Problem> {
-    let read = async {
-        let mut body = body;
+/// Bodies of the largest size that may be in memory together: enough for a burst, far below what a small machine has.
+/// A parsed body takes up to sixteen times its text, for as long as its request lasts.
+const AT_ONCE: usize = 8;
+/// Unit in which memory for bodies is shared out, in bytes.
+const UNIT: usize = 4096;
+
+/// The memory for bodies: a bound for each and a bound for all.
+#[derive(Debug)]
+pub(crate) struct Bodies {
+    limit: usize,
+    units: Arc<Semaphore>,
+}
+
+/// Part of the memory for bodies; given back when dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Share(Option<OwnedSemaphorePermit>);
+
+impl Share {
+    fn units(&self) -> usize {
+        self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+    }
+
+    /// Grows to hold `bytes`; false if others have the rest.
+    fn grow(&mut self, bytes: usize, units: &Arc<Semaphore>) -> bool {
+        let more = bytes.div_ceil(UNIT).saturating_sub(self.units());
+        let Ok(more) = u32::try_from(more) else { return false };
+        if more == 0 {
+            return true;
+        }
+        let Ok(permit) = Arc::clone(units).try_acquire_many_owned(more) else { return false };
+        match &mut self.0 {
+            Some(held) => held.merge(permit),
+            None => self.0 = Some(permit),
+        }
+        true
+    }
+}
+
+impl Bodies {
+    /// At most `limit` bytes a body.
+    pub(crate) fn new(limit: usize) -> Self {
+        let units = (limit.div_ceil(UNIT) * AT_ONCE).min(Semaphore::MAX_PERMITS);
+        Self { limit, units: Arc::new(Semaphore::new(units)) }
+    }
+
+    /// Reads a whole body.
+    ///
+    /// # Errors
+    /// 413 beyond the limit, 429 when other bodies have the memory, 408 when it takes too long, 400 when the connection
+    /// breaks.
+    pub(crate) async fn read(&self, body: Body) -> Result<(Bytes, Share), Problem> {
+        tokio::time::timeout(BODY_TIMEOUT, self.collect(body)).await.unwrap_or_else(|_| {
+            Err(Problem::timeout(format!(
+                "the body did not arrive within {} s: send it again over a faster line",
+                BODY_TIMEOUT.as_secs()
+            )))
+        })
+    }
+
+    async fn collect(&self, mut body: Body) -> Result<(Bytes, Share), Problem> {
         let mut out = BytesMut::new();
+        let mut share = Share::default();
         while let Some(frame) = body.frame().await {
             let frame =
                 frame.map_err(|e| Problem::new(ErrorKind::Invalid, format!("the body could not be read: {e}")))?;
             let Ok(data) = frame.into_data() else { continue };
-            if out.len() + data.len() > limit {
-                return Err(too_large(limit as u64));
+            let length = out.len() + data.len();
+            if length > self.limit {
+                return Err(too_large(self.limit as u64));
+            }
+            if !share.grow(length, &self.units) {
+                let text = "the bodies of other requests fill the memory for bodies: come back in a moment";
+                return Err(Problem::new(ErrorKind::Overloaded, text));
             }
             out.extend_from_slice(&data);
         }
-        Ok(out.freeze())
-    };
-    tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or_else(|_| {
-        Err(Problem::timeout(format!(
-            "the body did not arrive within {} s: send it again over a faster line",
-            BODY_TIMEOUT.as_secs()
-        )))
-    })
+        Ok((out.freeze(), share))
+    }
 }
 
 /// 413 with the limit.
@@ -80,7 +138,7 @@ pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Problem> 
             format!("the body is nested deeper than {DEPTH_MAX} levels: flatten it"),
         )]));
     }
-    let value: Value = serde_json::from_slice(bytes)
+    let Strict(value) = serde_json::from_slice(bytes)
         .map_err(|e| Problem::faults(vec![Fault::new("", format!("the body is not valid JSON: {e}"))]))?;
     match value {
         Value::Object(map) => Ok(map),
@@ -278,6 +336,20 @@ mod tests {
             return Ok(value.unwrap());
         }
         Err(faults.into_iter().map(|f| (f.pointer, f.detail)).collect())
+    }
+
+    #[tokio::test]
+    async fn bodies_share_one_bound_and_give_it_back() {
+        let bodies = Bodies::new(UNIT);
+        let read = || bodies.read(Body::from(vec![b'x'; UNIT]));
+        let mut held = Vec::new();
+        for _ in 0..AT_ONCE {
+            held.push(read().await.unwrap());
+        }
+        assert_eq!(read().await.unwrap_err().status(), 429);
+        held.pop();
+        read().await.unwrap();
+        assert_eq!(bodies.read(Body::from(vec![b'x'; UNIT + 1])).await.unwrap_err().status(), 413);
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub struct GatewayConfig {
     pub public_metrics: bool,
     /// False: `/metrics` answers 404.
     pub export_metrics: bool,
+    /// False: the routes of `inference/*` are not mounted and answer 404 (`inference.integration.gateway_integration`).
+    pub mount_inference: bool,
     /// Host names, besides loopback and IP addresses, under which this gateway answers.
     pub allowed_hosts: Vec<String>,
     /// Origins of web pages that may call this gateway, e.g. `https://dash.example`; none by default.
@@ -62,13 +64,14 @@ impl Default for GatewayConfig {
             allow_insecure: false,
             public_metrics: false,
             export_metrics: true,
+            mount_inference: true,
             allowed_hosts: Vec::new(),
             cors_origins: Vec::new(),
             max_body_bytes: 8 << 20,
             max_model_bytes: 1 << 30,
             header_timeout: Duration::from_secs(10),
             max_connections: 1024,
-            max_concurrent_requests: 512,
+            max_concurrent_requests: 1024,
             rate_limit_per_second: 0,
             rate_limit_burst: 200,
             idempotency_retention: Duration::from_secs(24 * 3600),

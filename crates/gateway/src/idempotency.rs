@@ -26,7 +26,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::App;
 use crate::auth::Principal;
-use crate::body;
 use crate::problem::Problem;
 
 const TABLE: &str = "gateway_answers";
@@ -213,7 +212,7 @@ async fn keyed(app: Arc<App>, key: String, request: Request, next: Next) -> Resu
         return Ok(next.run(Request::from_parts(parts, body)).await);
     };
     let caller = principal.id.clone();
-    let bytes = body::read_all(body, app.config.max_body_bytes).await?;
+    let (bytes, share) = app.bodies.read(body).await?;
     let query = parts.uri.query().unwrap_or("");
     let body_digest = digest(&[query.as_bytes(), &bytes]);
     let row_digest = digest(&[caller.as_bytes(), parts.uri.path().as_bytes(), key.as_bytes()]);
@@ -226,7 +225,7 @@ async fn keyed(app: Arc<App>, key: String, request: Request, next: Next) -> Resu
     let request = Request::from_parts(parts, Body::from(bytes));
     let task = tokio::spawn(async move {
         let response = keep(&app, &running.key, body_hash, next.run(request).await).await;
-        drop(running);
+        drop((running, share));
         response
     });
     task.await.unwrap_or_else(|e| Err(Problem::internal(&e)))

@@ -117,6 +117,7 @@ async fn open(mut deps: GatewayDeps, cancel: CancellationToken) -> Result<Arc<Ap
     let config = deps.config;
     let limits =
         limits::Limits::new(config.max_concurrent_requests, config.rate_limit_per_second, config.rate_limit_burst);
+    let bodies = body::Bodies::new(config.max_body_bytes);
     let retention_ms = u64::try_from(config.idempotency_retention.as_millis()).unwrap_or(u64::MAX);
     let idempotency = idempotency::Idempotency::open(
         Arc::clone(&deps.records),
@@ -125,7 +126,7 @@ async fn open(mut deps: GatewayDeps, cancel: CancellationToken) -> Result<Arc<Ap
         config.idempotency_entries_max,
     )
     .await?;
-    let document = openapi::document();
+    let document = openapi::document_of(config.mount_inference);
     let openapi = document.to_json().expect("invariant: the document's strings and numbers serialise");
     Ok(Arc::new(App {
         training: deps.training,
@@ -142,6 +143,7 @@ async fn open(mut deps: GatewayDeps, cancel: CancellationToken) -> Result<Arc<Ap
         registry: deps.registry,
         metrics,
         limits,
+        bodies,
         idempotency: Arc::new(idempotency),
         openapi: openapi.into(),
         cancel,

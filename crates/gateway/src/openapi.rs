@@ -22,10 +22,15 @@ enum Access {
     Admin,
 }
 
-/// The document of every route of this gateway.
+/// The document of every route that a gateway can have.
 #[must_use]
 pub fn document() -> OpenApi {
-    let Groups { public, figures, client, admin } = routes::groups();
+    document_of(true)
+}
+
+/// The document of a gateway with or without the routes of inference.
+pub(crate) fn document_of(mount_inference: bool) -> OpenApi {
+    let Groups { public, figures, client, admin } = routes::groups(mount_inference);
     let mut document = Common::openapi();
     document.info = InfoBuilder::new()
         .title("AIVillage federated API")

@@ -29,7 +29,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
-use crate::body;
+use crate::body::{self, Share};
 use crate::config::GatewayConfig;
 use crate::problem::{self, Fault, Problem};
 use crate::{auth, guard, idempotency, limits, metrics};
@@ -46,18 +46,23 @@ pub(crate) struct Groups {
     pub(crate) admin: OpenApiRouter<Arc<App>>,
 }
 
-/// Every documented route.
-pub(crate) fn groups() -> Groups {
+/// Every documented route, with or without those of inference.
+pub(crate) fn groups(mount_inference: bool) -> Groups {
+    let client = if mount_inference {
+        OpenApiRouter::default()
+            .routes(routes!(inference::submit))
+            .routes(routes!(inference::result))
+            .routes(routes!(inference::request_status))
+    } else {
+        OpenApiRouter::default()
+    };
     Groups {
         public: OpenApiRouter::default()
             .routes(routes!(probes::healthz))
             .routes(routes!(probes::readyz))
             .routes(routes!(documents::explain_problem)),
         figures: OpenApiRouter::default().routes(routes!(status::status)).routes(routes!(probes::metrics)),
-        client: OpenApiRouter::default()
-            .routes(routes!(inference::submit))
-            .routes(routes!(inference::result))
-            .routes(routes!(inference::request_status))
+        client: client
             .routes(routes!(training::create))
             .routes(routes!(training::status))
             .routes(routes!(training::jobs))
@@ -82,7 +87,7 @@ pub(crate) fn groups() -> Groups {
 
 /// The whole service.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let groups = groups();
+    let groups = groups(app.config.mount_inference);
     let figures = from_fn_with_state(Arc::clone(&app), auth::require_client_unless_public);
     let router: Router<Arc<App>> = Router::new()
         .merge(Router::from(groups.public))
@@ -149,16 +154,16 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     Problem::method_not_allowed(&method, uri.path())
 }
 
-/// Extractor: a bounded JSON object.
-pub(crate) struct JsonObject(pub(crate) Map<String, Value>);
+/// Extractor: a bounded JSON object, and its share of the memory for bodies, which is given back when the handler ends.
+pub(crate) struct JsonObject(pub(crate) Map<String, Value>, #[expect(dead_code, reason = "held, not read")] Share);
 
 impl FromRequest<Arc<App>> for JsonObject {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
         body::require_json(request.headers())?;
-        let bytes = body::read_all(request.into_body(), app.config.max_body_bytes).await?;
-        body::parse_object(&bytes).map(Self)
+        let (bytes, share) = app.bodies.read(request.into_body()).await?;
+        Ok(Self(body::parse_object(&bytes)?, share))
     }
 }
 

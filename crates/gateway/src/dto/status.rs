@@ -2,7 +2,7 @@
 
 use aivillage_fog::Summary;
 use aivillage_inference::request::InferenceStats;
-use aivillage_training::view::TrainingStats;
+use aivillage_training::view::{JobStatus, JobSummary, TrainingStats};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -148,19 +148,38 @@ impl ParticipantSummary {
     }
 }
 
-/// Jobs.
-#[derive(Debug, Serialize, ToSchema)]
+/// Jobs by status.
+#[derive(Debug, Default, Serialize, ToSchema)]
 struct JobCounts {
-    /// Waiting or running.
-    unfinished: u64,
+    created: u64,
+    running: u64,
+    completed: u64,
+    failed: u64,
+    cancelled: u64,
+}
+
+impl JobCounts {
+    fn of(jobs: &[JobSummary]) -> Self {
+        let mut counts = Self::default();
+        for job in jobs {
+            *match job.status {
+                JobStatus::Created => &mut counts.created,
+                JobStatus::Running => &mut counts.running,
+                JobStatus::Completed => &mut counts.completed,
+                JobStatus::Failed => &mut counts.failed,
+                JobStatus::Cancelled => &mut counts.cancelled,
+            } += 1;
+        }
+        counts
+    }
 }
 
 impl TrainingStatus {
-    pub(crate) fn new(coordinator_id: String, summary: Summary, stats: TrainingStats) -> Self {
+    pub(crate) fn new(coordinator_id: String, summary: Summary, stats: TrainingStats, jobs: &[JobSummary]) -> Self {
         Self {
             coordinator_id,
             participant_summary: ParticipantSummary::new(summary, stats.participants_active),
-            jobs: JobCounts { unfinished: stats.unfinished },
+            jobs: JobCounts::of(jobs),
             rounds_published: stats.rounds_published,
             updates_counted: stats.updates_counted,
             updates_refused: stats.updates_refused,

@@ -43,7 +43,7 @@ impl From<InferenceError> for Problem {
 pub(crate) async fn submit(
     State(app): Shared,
     Params(query): Params<SubmitQuery>,
-    JsonObject(map): JsonObject,
+    JsonObject(map, ..): JsonObject,
 ) -> Result<Response, Problem> {
     let inference = app.inference()?;
     let request: SubmitRequest = body::read(map)?;

@@ -40,7 +40,7 @@ fn store(error: StoreError) -> Problem {
     responses((status = 201, body = ModelAnswer)))]
 pub(crate) async fn register(
     State(app): Shared,
-    JsonObject(map): JsonObject,
+    JsonObject(map, ..): JsonObject,
 ) -> Result<(StatusCode, Json<ModelAnswer>), Problem> {
     let inference = app.inference()?;
     let model: RegisterModel = body::read(map)?;

@@ -40,7 +40,7 @@ impl From<EnrolmentError> for Problem {
     responses((status = 201, body = DeclareAnswer)))]
 pub(crate) async fn declare(
     State(app): Shared,
-    JsonObject(map): JsonObject,
+    JsonObject(map, ..): JsonObject,
 ) -> Result<(StatusCode, Json<DeclareAnswer>), Problem> {
     let declaration: Declaration = body::read::<DeclareParticipant>(map)?.into();
     let name = declaration.participant_id.clone();

@@ -18,20 +18,29 @@ pub(crate) async fn status(State(app): Shared, caller: Option<Extension<Principa
         Part::On(inference) => Some(InferenceStatus::new(facts.inference_coordinator_id(), inference.stats())),
         Part::Off { .. } => None,
     };
+    let mut training_reason = app.training.reason().map(str::to_owned);
     let training = match &app.training {
-        Part::On(training) => {
-            Some(TrainingStatus::new(facts.training_coordinator_id(), app.inventory.summary(), training.stats()))
-        }
+        Part::On(training) => match training.list().await {
+            Ok(jobs) => Some(TrainingStatus::new(
+                facts.training_coordinator_id(),
+                app.inventory.summary(),
+                training.stats(),
+                &jobs,
+            )),
+            Err(error) => {
+                // A part that cannot answer is as good as off; status itself stays 200.
+                tracing::error!(%error, "the training coordinator cannot list its jobs");
+                training_reason = Some("the training coordinator does not answer".into());
+                None
+            }
+        },
         Part::Off { .. } => None,
     };
     // Without a key only counts are shown: what is configured and why a part is off is the operator's business.
     let configuration = caller.is_some().then(|| Configuration {
         source: facts.config_source(),
         link: facts.link_address(),
-        parts: Parts {
-            inference: app.inference.reason().map(str::to_owned),
-            training: app.training.reason().map(str::to_owned),
-        },
+        parts: Parts { inference: app.inference.reason().map(str::to_owned), training: training_reason },
     });
     let not_in_effect = caller.is_some().then(|| facts.not_in_effect().into_iter().map(Into::into).collect());
     Json(HouseStatus {

@@ -33,7 +33,7 @@ impl From<KeyError> for Problem {
     responses((status = 201, body = TokenAnswer)))]
 pub(crate) async fn create(
     State(app): Shared,
-    JsonObject(map): JsonObject,
+    JsonObject(map, ..): JsonObject,
 ) -> Result<(StatusCode, Uncached, Json<TokenAnswer>), Problem> {
     let wanted: CreateToken = body::read(map)?;
     let scope = match wanted.role {

@@ -50,7 +50,7 @@ pub(crate) async fn create(
     State(app): Shared,
     Caller(caller): Caller,
     attempt: Option<Extension<Attempt>>,
-    JsonObject(map): JsonObject,
+    JsonObject(map, ..): JsonObject,
 ) -> Result<Json<CreateAnswer>, Problem> {
     let training = app.training()?;
     let mut fields = Fields::new("", map);

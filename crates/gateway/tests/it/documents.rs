@@ -226,3 +226,13 @@ async fn public_metrics_open_figures_but_not_the_configuration() {
     let with_key = village.get("/v1/federated/status").key(&village.client).send().await.ok();
     assert!(with_key["config"].is_object());
 }
+
+#[tokio::test]
+async fn inference_routes_that_are_not_mounted_are_404_and_undocumented() {
+    let village = Village::configured(GatewayConfig { mount_inference: false, ..GatewayConfig::default() }).await;
+    let answer = village.post("/v1/federated/inference/submit").json(&json!({})).send().await;
+    assert!(answer.problem(404)["detail"].as_str().unwrap().starts_with("there is nothing at"));
+    let document = village.get("/openapi.json").send().await.ok();
+    let paths = document["paths"].as_object().unwrap();
+    assert!(!paths.keys().any(|p| p.contains("/inference/")) && paths.contains_key("/v1/federated/models"));
+}

@@ -1,5 +1,8 @@
 //! Jobs through the door: create, list, watch, cancel.
 
+use std::time::Duration;
+
+use aivillage_gateway::GatewayConfig;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
@@ -87,4 +90,52 @@ async fn events_begin_with_the_state_follow_what_happens_and_end_with_the_job() 
     // Of an ended job there is only the state.
     let late = village.get("/v1/federated/training/test_job_001/events").send().await.text();
     assert_eq!(parse(&late).len(), 1, "{late}");
+}
+
+#[tokio::test]
+async fn rounds_are_told_member_by_member_and_their_models_can_be_fetched() {
+    let village = Village::start().await;
+    village.node.arrive().await;
+    let body = json!({"job_name": "x", "job_id": "j", "model_architecture": "logistic_regression",
+        "total_rounds": 2, "min_participants": 1, "privacy_techniques": []});
+    let ask = |path: &str| village.get(&format!("/v1/federated/training/{path}"));
+    village.post(CREATE).json(&body).send().await.ok();
+    let events = tokio::spawn(ask("j/events").send());
+    tokio::time::timeout(PATIENCE, village.node.work()).await.expect("the job ends");
+
+    let status = ask("status/j").send().await.ok();
+    assert_eq!((&status["status"], &status["rounds_completed"]), (&json!("completed"), &json!(2)), "{status}");
+    let round = &status["rounds"][0];
+    assert_eq!((&round["round"], &round["phase"]), (&json!(1), &json!("done")));
+    let member = &round["participants"][0];
+    assert_eq!(
+        (&member["name"], &member["status"], &member["weight"]),
+        (&json!("site-a"), &json!("counted"), &json!(10))
+    );
+    assert_eq!(member["metrics"]["train_ms"], 3);
+    assert_eq!(ask("status/j?rounds=1").send().await.ok()["rounds"].as_array().unwrap().len(), 1);
+
+    let newest = ask("j/model").send().await;
+    assert_eq!(newest.header("etag"), format!("\"{}\"", status["model"]["blake3"].as_str().unwrap()));
+    assert_eq!(aivillage_base::Digest::of(&newest.bytes).to_string(), status["model"]["blake3"].as_str().unwrap());
+    aivillage_base::bundle::read(&newest.bytes).unwrap();
+    assert_eq!(ask("j/model?round=2").send().await.bytes, newest.bytes);
+    ask("j/model?round=9").send().await.problem(404);
+
+    let text = tokio::time::timeout(PATIENCE, events).await.unwrap().unwrap().text();
+    let last = parse(&text).pop().unwrap();
+    assert!(last.1["status"] == "completed", "{text}");
+}
+
+#[tokio::test]
+async fn a_silent_event_stream_shows_that_it_lives() {
+    let config = GatewayConfig { sse_heartbeat: Duration::from_millis(20), ..GatewayConfig::default() };
+    let village = Village::configured(config).await;
+    village.post(CREATE).json(&job()).send().await.ok();
+    let mut body = village.get("/v1/federated/training/test_job_001/events").open().await.into_body();
+    let mut text = String::new();
+    while !text.contains(": heartbeat") {
+        let frame = tokio::time::timeout(PATIENCE, body.frame()).await.unwrap().unwrap().unwrap();
+        text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+    }
 }

@@ -1,13 +1,16 @@
 //! A gateway with real rooms on memory stores, and neighbours in memory where the real ones need sockets.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aivillage_base::ports::{Blobs, Records, Sent, Transport};
+use aivillage_base::ports::{Blobs, Payload, Records, Sent, Transport};
 use aivillage_base::time::{Clock, SystemClock};
-use aivillage_base::wire::{Down, Peer};
-use aivillage_base::{Architecture, Digest, ErrorKind, ModelId, NodeId, NodeName};
+use aivillage_base::wire::{
+    BlobRef, DataSummary, Down, LocalMetrics, NodeReport, NodeType, Peer, UpdateHeader, UpdateReply,
+};
+use aivillage_base::{Architecture, Digest, ErrorKind, ModelId, NodeId, NodeName, Task};
 use aivillage_fog::Inventory;
 use aivillage_gateway::{
     ApiKeys, EnrolledNode, Enrolment, EnrolmentError, Gateway, GatewayConfig, GatewayDeps, GatewayError, IssuedToken,
@@ -22,6 +25,7 @@ use async_trait::async_trait;
 use http::Method;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Ask;
@@ -33,6 +37,7 @@ pub(crate) struct Village {
     pub(crate) cancel: CancellationToken,
     pub(crate) gateway: Gateway,
     pub(crate) records: Arc<dyn Records>,
+    pub(crate) node: Node,
 }
 
 /// What a test wants to be different.
@@ -76,12 +81,16 @@ impl Village {
         let admin = keys.create("operator", Scope::Admin).await.unwrap().secret;
         let client = keys.create("alice", Scope::Client).await.unwrap().secret;
         let cancel = CancellationToken::new();
+        let (sender, messages) = mpsc::channel(64);
+        let there = Arc::new(AtomicBool::new(false));
+        let peer = Peer { id: NodeId([9; 32]), name: NodeName::new("site-a").unwrap() };
+        let sends: Arc<dyn Transport> = Arc::new(Sends { sender, node: peer.clone(), there: Arc::clone(&there) });
         let mut registry = Registry::default();
         let (training, inference) = if plan.parts {
             let training = aivillage_training::Deps {
                 records: Arc::clone(&records),
                 blobs: Arc::clone(&blobs),
-                transport: Arc::new(NoNodes),
+                transport: Arc::clone(&sends),
                 inventory: inventory.clone(),
                 clock: Arc::clone(&clock),
                 initialiser: Arc::new(Zeros),
@@ -92,7 +101,7 @@ impl Village {
             let inference = aivillage_inference::Deps {
                 records: Arc::clone(&records),
                 blobs: Arc::clone(&blobs),
-                transport: Arc::new(NoNodes),
+                transport: Arc::clone(&sends),
                 inventory: inventory.clone(),
                 clock: Arc::clone(&clock),
                 config: InferenceConfig::default(),
@@ -104,11 +113,22 @@ impl Village {
             let off = |key: &str| format!("{key} is false");
             (Part::Off { reason: off("training.enabled") }, Part::Off { reason: off("inference.enabled") })
         };
+        let handle = match &training {
+            Part::On(training) => Some(training.clone()),
+            Part::Off { .. } => None,
+        };
+        let node = Node {
+            peer,
+            inventory: inventory.clone(),
+            training: handle,
+            there,
+            messages: tokio::sync::Mutex::new(messages),
+        };
         let deps = GatewayDeps {
             training,
             inference,
-            inventory: inventory.clone(),
-            keys: keys.clone(),
+            inventory,
+            keys,
             enrolment: Arc::new(Desk::default()),
             blobs,
             records: Arc::clone(&records),
@@ -119,7 +139,7 @@ impl Village {
         };
         let listener = TcpListener::bind(address).await.unwrap();
         let gateway = aivillage_gateway::start(deps, listener, cancel.clone()).await?;
-        Ok(Self { address: gateway.address, admin, client, cancel, gateway, records })
+        Ok(Self { address: gateway.address, admin, client, cancel, gateway, records, node })
     }
 
     pub(crate) fn get(&self, path: &str) -> Ask {
@@ -147,18 +167,92 @@ pub(crate) async fn try_start(config: GatewayConfig, address: &str) -> Result<()
     Ok(())
 }
 
-/// A village without nodes: jobs wait for them.
+/// What the coordinators send to nodes, for a test to answer as a node would.
 #[derive(Debug)]
-struct NoNodes;
+struct Sends {
+    sender: mpsc::Sender<Arc<Down>>,
+    node: Peer,
+    there: Arc<AtomicBool>,
+}
 
 #[async_trait]
-impl Transport for NoNodes {
-    fn send(&self, _: &NodeId, _: Arc<Down>) -> Sent {
-        Sent::NotConnected
+impl Transport for Sends {
+    fn send(&self, _: &NodeId, message: Arc<Down>) -> Sent {
+        if !self.there.load(Ordering::SeqCst) {
+            return Sent::NotConnected;
+        }
+        self.sender.try_send(message).map_or(Sent::Full, |()| Sent::Queued)
     }
 
     fn connected(&self) -> Vec<Peer> {
-        Vec::new()
+        if self.there.load(Ordering::SeqCst) { vec![self.node.clone()] } else { Vec::new() }
+    }
+}
+
+/// The one node a village may have.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) peer: Peer,
+    pub(crate) inventory: Inventory,
+    pub(crate) training: Option<Training>,
+    there: Arc<AtomicBool>,
+    messages: tokio::sync::Mutex<mpsc::Receiver<Arc<Down>>>,
+}
+
+impl Node {
+    /// Connects with ten rows of two features and two classes.
+    pub(crate) async fn arrive(&self) {
+        let report = NodeReport {
+            version: "0".into(),
+            node_types: vec![NodeType::Edge],
+            compute_gflops: 1.0,
+            memory_gb: 1.0,
+            cores: 1,
+            serves: false,
+            data: vec![DataSummary {
+                name: "rows".into(),
+                rows: 10,
+                input: vec![2],
+                task: Task::Classification { classes: 2 },
+            }],
+        };
+        self.there.store(true, Ordering::SeqCst);
+        self.inventory.report(&self.peer, report).await.unwrap();
+        self.inventory.online(&self.peer);
+        if let Some(training) = &self.training {
+            training.connected(&self.peer).await;
+        }
+    }
+
+    /// Answers invitations with an update of zeros until the job ends.
+    pub(crate) async fn work(&self) {
+        let training = self.training.as_ref().unwrap();
+        let mut messages = self.messages.lock().await;
+        while let Some(message) = messages.recv().await {
+            match &*message {
+                Down::Invite(invitation) => {
+                    let values = invitation.architecture.parameters().unwrap();
+                    let payload = bytes::Bytes::from(vec![0; values * 4]);
+                    let header = UpdateHeader {
+                        key: invitation.key.clone(),
+                        payload: BlobRef { digest: Digest::of(&payload), bytes: payload.len() as u64 },
+                        weight: 10,
+                        clipped: 0,
+                        metrics: LocalMetrics { loss: 0.7, accuracy: Some(0.5), train_ms: 3 },
+                    };
+                    training.answer(&self.peer, invitation.key.clone(), None).await;
+                    let reply = training.update(&self.peer, header, Payload::Inline(payload)).await;
+                    assert_eq!(reply, UpdateReply::Accepted);
+                }
+                Down::JobEnded { .. } => return,
+                Down::Welcome { .. }
+                | Down::Heartbeat
+                | Down::RoundClosed { .. }
+                | Down::ModelReady { .. }
+                | Down::Predict(_)
+                | Down::Goodbye { .. } => {}
+            }
+        }
     }
 }
 
