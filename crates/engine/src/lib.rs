@@ -12,7 +12,7 @@
 //! - [`data`]: a node's files, the bundled data sets, and how these are dealt to nodes;
 //! - [`train`]: one round's local training; [`eval`]: loss and accuracy over a data set; [`initial`]: first weights;
 //! - [`node`]: [`Engine`] and [`NodeTrainer`], which implement what `training` and `inference` ask for;
-//! - [`bench`]: training speed.
+//! - [`mod@bench`]: training speed.
 //!
 //! Promises: the same inputs and seed give the same bits on every run and thread count; exp and log come from `libm`,
 //! randomness from `base::rng`, matrix products from `matrixmultiply` by way of `ndarray`. Processors with and without fused
