@@ -124,14 +124,4 @@ fn segments(layout: &[TensorSpec], grids: &[Grid], start: usize, len: usize) -> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_are_cut_at_tensor_borders() {
-        let tensor = |n: usize| TensorSpec { name: String::new(), shape: vec![n] };
-        let (a, b) = (Grid { exponent: -1, bound: 1 }, Grid { exponent: -2, bound: 1 });
-        let found = segments(&[tensor(10), tensor(20)], &[a, b], 5, 10);
-        assert_eq!(found, [Segment { start: 5, len: 5, grid: a }, Segment { start: 10, len: 5, grid: b }]);
-    }
-}
+mod tests;

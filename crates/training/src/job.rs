@@ -188,7 +188,9 @@ impl Job {
     fn joined(&mut self, now: Now, candidate: Candidate, step: &mut Step) {
         let peer = candidate.peer.clone();
         // A node that comes back may have another policy: it is asked again.
-        self.record.declined.remove(&peer.name);
+        if self.record.declined.remove(&peer.name).is_some() {
+            step.changes.push(self.job_change());
+        }
         self.candidates.insert(peer.name.clone(), candidate);
         if let Some(round) = &mut self.round {
             if round.joined(now, &peer) {

@@ -40,6 +40,8 @@ mod status;
 pub mod step;
 pub mod store;
 pub mod strategy;
+#[cfg(test)]
+mod testing;
 pub mod trainer;
 pub mod view;
 

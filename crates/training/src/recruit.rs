@@ -127,3 +127,6 @@ fn choose(eligible: &mut [&Candidate], job: &JobRecord, selection: Selection) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -456,3 +456,6 @@ impl Reader<'_> {
         self.faults.invalid(&format!("/hyperparameters/{key}"), &format!("{value} was given; {want} is needed"));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! What may be asked, what is refused, and in which words.
+
+use serde_json::json;
+
+use super::*;
+use crate::error::TrainingError;
+use crate::testing::{linear, request};
+
+fn ask(request: &JobRequest, config: &TrainingConfig) -> Result<JobSpec, Vec<Fault>> {
+    resolve(request, config, |_| None, JobId::new("job").unwrap(), 7)
+}
+
+/// Changes a good request and expects exactly this fault.
+#[track_caller]
+fn check(change: impl FnOnce(&mut JobRequest), pointer: &str, says: &str) {
+    let mut request = request();
+    change(&mut request);
+    let faults = ask(&request, &TrainingConfig::default()).expect_err("it is to be refused");
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert_eq!(faults[0].pointer, pointer);
+    assert!(faults[0].detail.contains(says), "{}", faults[0].detail);
+}
+
+fn hyper(key: &str, value: Value) -> impl FnOnce(&mut JobRequest) {
+    let key = key.to_owned();
+    move |request| {
+        request.hyperparameters.insert(key, value);
+    }
+}
+
+#[test]
+fn what_is_not_said_takes_the_operators_defaults() {
+    let config =
+        TrainingConfig { default_rounds: 9, min_participants: 4, max_participants: 2, ..TrainingConfig::default() };
+    let spec = ask(&request(), &config).unwrap();
+    assert_eq!((spec.total_rounds, spec.min_participants, spec.max_participants), (9, 4, 4));
+    assert_eq!(spec.round_timeout_ms, 30 * 60 * 1000);
+    assert_eq!((spec.training.epochs, spec.training.batch_size), (1, 32));
+    assert_eq!(spec.start, Start::Recipe(Recipe::Mlp { hidden: vec![128] }));
+    assert_eq!((spec.strategy.as_str(), spec.seed), ("fedavg", 7));
+}
+
+#[test]
+fn what_is_said_is_taken() {
+    let mut request = request();
+    request.hyperparameters = serde_json::from_value(json!({
+        "local_epochs": 3, "batch_size": 16, "learning_rate": 0.3, "optimizer": "sgd", "momentum": 0.9,
+        "weight_decay": 0.01, "hidden": [32, 16], "max_examples": 500, "round_timeout_s": 1.5
+    }))
+    .unwrap();
+    request.strategy = Some(StrategyChoice { name: "federated_averaging".into(), config: Map::new() });
+    let spec = ask(&request, &TrainingConfig::default()).unwrap();
+    assert_eq!(spec.training.momentum, 0.9);
+    assert_eq!(spec.start, Start::Recipe(Recipe::Mlp { hidden: vec![32, 16] }));
+    assert_eq!((spec.round_timeout_ms, spec.max_examples), (1_500, 500));
+    assert_eq!(spec.strategy, "fedavg");
+}
+
+#[test]
+fn names_that_nobody_knows_are_answered_with_the_nearest() {
+    let named = |name: &str| ModelChoice::Named(name.to_owned());
+    check(|r| r.model_architecture = named("mpl"), "/model_architecture", "did you mean `mlp`");
+    check(|r| r.job_type = Some("standart".into()), "/job_type", "did you mean `standard`");
+    check(
+        |r| r.strategy = Some(StrategyChoice { name: "fedavgg".into(), config: Map::new() }),
+        "/strategy/name",
+        "did you mean `fedavg`",
+    );
+    check(
+        |r| r.privacy_techniques = Some(vec!["secure_agregation".into()]),
+        "/privacy_techniques/0",
+        "did you mean `secure_aggregation`",
+    );
+    check(hyper("learning_rat", json!(1)), "/hyperparameters/learning_rat", "did you mean `learning_rate`");
+}
+
+#[test]
+fn what_is_known_and_not_built_is_refused_with_the_way_out() {
+    let named = |name: &str| ModelChoice::Named(name.to_owned());
+    check(|r| r.model_architecture = named("residual_cnn"), "/model_architecture", "not build it yet");
+    check(|r| r.job_type = Some("statistics".into()), "/job_type", "use `standard`");
+    check(
+        |r| r.strategy = Some(StrategyChoice { name: "krum".into(), config: Map::new() }),
+        "/strategy/name",
+        "use `fedavg`",
+    );
+    check(hyper("optimizer", json!("adam")), "/hyperparameters/optimizer", "`sgd`");
+    check(
+        |r| {
+            let config = [("beta".to_owned(), json!(0.1))].into_iter().collect();
+            r.strategy = Some(StrategyChoice { name: "fedavg".into(), config });
+        },
+        "/strategy/config/beta",
+        "no setting `beta`",
+    );
+}
+
+#[test]
+fn privacy_that_cannot_be_given_is_refused_as_such() {
+    for technique in TECHNIQUES {
+        let mut asked = request();
+        asked.privacy_techniques = Some(vec![technique.to_owned()]);
+        let faults = ask(&asked, &TrainingConfig::default()).unwrap_err();
+        assert_eq!((faults.len(), faults[0].kind), (1, ErrorKind::PrivacyUnsupported), "{technique}");
+        assert_eq!(TrainingError::Refused(faults).kind(), ErrorKind::PrivacyUnsupported);
+    }
+    check(
+        |r| {
+            r.privacy.insert("epsilon".into(), json!(1.0));
+        },
+        "/privacy/epsilon",
+        "leave `privacy` out",
+    );
+    let promising = TrainingConfig { enable_secure_aggregation: true, ..TrainingConfig::default() };
+    let silent = JobRequest { privacy_techniques: None, ..request() };
+    let faults = ask(&silent, &promising).unwrap_err();
+    assert!(
+        faults[0].detail.contains("\"privacy_techniques\": []") && faults[0].detail.contains("set that key to false")
+    );
+    assert!(ask(&silent, &TrainingConfig::default()).is_ok(), "nothing is promised");
+    assert!(ask(&request(), &promising).is_ok(), "an empty list asks for none");
+}
+
+#[test]
+fn a_promise_of_robustness_is_kept_or_refused() {
+    let config = TrainingConfig { byzantine_tolerance: true, ..TrainingConfig::default() };
+    let faults = ask(&request(), &config).unwrap_err();
+    assert_eq!((faults[0].pointer.as_str(), faults[0].kind), ("/strategy", ErrorKind::PrivacyUnsupported));
+    let explicit =
+        JobRequest { strategy: Some(StrategyChoice { name: "fedavg".into(), config: Map::new() }), ..request() };
+    assert!(ask(&explicit, &config).is_ok(), "an explicit strategy always wins");
+}
+
+#[test]
+fn numbers_outside_their_range_are_named_with_it() {
+    check(|r| r.total_rounds = Some(0), "/total_rounds", "0 is outside 1 to 100000");
+    check(|r| r.job_name = "  ".into(), "/job_name", "1 to 200 characters");
+    check(
+        |r| (r.min_participants, r.max_participants) = (Some(5), Some(4)),
+        "/max_participants",
+        "4 is less than min_participants, 5",
+    );
+    check(hyper("local_epochs", json!(1.5)), "/hyperparameters/local_epochs", "a whole number from 1 to 10000");
+    check(hyper("learning_rate", json!("0.1")), "/hyperparameters/learning_rate", "a number from");
+    check(hyper("learning_rate", json!(0)), "/hyperparameters/learning_rate", "0 was given");
+    check(hyper("momentum", json!(1.0)), "/hyperparameters/momentum", "from 0 to 0.999999");
+    check(hyper("hidden", json!([0])), "/hyperparameters/hidden", "widths from 1 to 65536");
+    check(hyper("hidden", json!(vec![1; 33])), "/hyperparameters/hidden", "at most 32");
+    check(hyper("round_timeout_s", json!(1e6)), "/hyperparameters/round_timeout_s", "86400");
+}
+
+#[test]
+fn a_cohort_whose_sum_could_overflow_is_refused_before_a_member_is_blamed_for_it() {
+    let mut large = request();
+    large.max_participants = Some(100_000);
+    large.hyperparameters.insert("max_examples".into(), json!(MAX_EXAMPLES));
+    let faults = ask(&large, &TrainingConfig::default()).unwrap_err();
+    assert_eq!(faults[0].pointer, "/hyperparameters/max_examples");
+    let most: u64 = faults[0].detail.rsplit(' ').next().unwrap().parse().unwrap();
+    large.hyperparameters.insert("max_examples".into(), json!(most));
+    assert!(ask(&large, &TrainingConfig::default()).is_ok(), "the advice helps");
+    let bound = u128::from(Grid::default().bound.unsigned_abs());
+    assert!(bound * u128::from(most) * 100_000 <= u128::from(i64::MAX.unsigned_abs()));
+}
+
+#[test]
+fn all_faults_are_told_together_names_before_privacy() {
+    let mut asked = request();
+    asked.privacy_techniques = Some(vec!["differential_privacy".into(), "magic".into()]);
+    asked.privacy.insert("epsilon".into(), json!(1));
+    asked.model_architecture = ModelChoice::Named("mpl".into());
+    asked.total_rounds = Some(0);
+    asked.job_type = Some("audit".into());
+    asked.hyperparameters = serde_json::from_value(json!({"epochs": 1, "batch_size": 0})).unwrap();
+    let faults = ask(&asked, &TrainingConfig::default()).unwrap_err();
+    let mut pointers: Vec<_> = faults.iter().map(|f| f.pointer.as_str()).collect();
+    let privacy = pointers.split_off(6);
+    pointers.sort_unstable();
+    assert_eq!(
+        pointers,
+        [
+            "/hyperparameters/batch_size",
+            "/hyperparameters/epochs",
+            "/job_type",
+            "/model_architecture",
+            "/privacy_techniques/1",
+            "/total_rounds",
+        ]
+    );
+    assert_eq!(privacy, ["/privacy_techniques/0", "/privacy/epsilon"]);
+    assert_eq!(TrainingError::Refused(faults).kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn a_catalogue_model_serves_as_a_start_and_a_recipes_name_is_never_looked_up() {
+    let model = CatalogueModel { id: ModelId::new("ours").unwrap(), architecture: linear(), bundle: None };
+    let mut asked = request();
+    asked.model_architecture = ModelChoice::Named("ours".into());
+    let find = |id: &ModelId| (id.as_str() == "ours").then(|| model.clone());
+    let job = JobId::new("job").unwrap();
+    let spec = resolve(&asked, &TrainingConfig::default(), find, job.clone(), 1).unwrap();
+    assert_eq!(spec.start, Start::Model(model));
+    assert_eq!(spec.recipe_name(), "ours");
+    let never = |id: &ModelId| panic!("{id} was looked up");
+    assert!(resolve(&request(), &TrainingConfig::default(), never, job, 1).is_ok());
+}
+
+#[test]
+fn layers_are_taken_as_they_are() {
+    let layers = vec![LayerSpec::Dense { units: 2 }];
+    let asked = JobRequest { model_architecture: ModelChoice::Layers(layers.clone()), ..request() };
+    let spec = ask(&asked, &TrainingConfig::default()).unwrap();
+    assert_eq!(spec.start, Start::Recipe(Recipe::Layers(layers)));
+}

@@ -1,0 +1,168 @@
+//! Small things that the tests of this room build again and again.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde_json::Map;
+
+use aivillage_base::arch::Recipe;
+use aivillage_base::fixed::to_bytes;
+use aivillage_base::ports::Payload;
+use aivillage_base::time::Now;
+use aivillage_base::wire::{
+    BlobRef, DataRequirements, DataSummary, LocalMetrics, LocalTraining, NodeType, Peer, RoundKey, UpdateHeader,
+};
+use aivillage_base::{Architecture, Digest, JobId, NodeId, NodeName, Task};
+
+use crate::record::{JobRecord, Life, MemberRecord, SCHEMA, Saved};
+use crate::recruit::Candidate;
+use crate::spec::{JobRequest, JobSpec, ModelChoice, Start};
+use crate::step::Change;
+
+/// The clocks `ms` after the start.
+pub(crate) fn at(ms: u64) -> Now {
+    Now { monotonic_ms: ms, wall_ms: 1_700_000_000_000 + ms }
+}
+
+/// Three features, one target: four parameters in two tensors.
+pub(crate) fn linear() -> Architecture {
+    Recipe::LinearRegression.build(&[3], Task::Regression).unwrap()
+}
+
+pub(crate) fn name(text: &str) -> NodeName {
+    NodeName::new(text).unwrap()
+}
+
+pub(crate) fn peer(text: &str) -> Peer {
+    Peer { id: NodeId(Digest::of(text.as_bytes()).0), name: name(text) }
+}
+
+pub(crate) fn candidate(text: &str) -> Candidate {
+    Candidate {
+        peer: peer(text),
+        data: vec![DataSummary { name: "rows".into(), rows: 10, input: vec![3], task: Task::Regression }],
+        node_types: vec![NodeType::Edge],
+        compute_gflops: 1.0,
+    }
+}
+
+pub(crate) fn key(round: u32, attempt: u32) -> RoundKey {
+    RoundKey { job: JobId::new("job").unwrap(), round, attempt }
+}
+
+pub(crate) fn blob(text: &str) -> BlobRef {
+    BlobRef { digest: Digest::of(text.as_bytes()), bytes: text.len() as u64 }
+}
+
+/// An update of four integers with its bytes.
+pub(crate) fn update(key: &RoundKey, values: [i32; 4], weight: u32) -> (UpdateHeader, Payload) {
+    let bytes = Bytes::from(to_bytes(&values));
+    let payload = BlobRef { digest: Digest::of(&bytes), bytes: bytes.len() as u64 };
+    let metrics = LocalMetrics { loss: 0.5, accuracy: None, train_ms: 3 };
+    (UpdateHeader { key: key.clone(), payload, weight, clipped: 0, metrics }, Payload::Inline(bytes))
+}
+
+/// The same, in the blob store.
+pub(crate) fn stored(key: &RoundKey, values: [i32; 4], weight: u32) -> (UpdateHeader, Payload) {
+    let (header, _) = update(key, values, weight);
+    let payload = Payload::Stored(header.payload);
+    (header, payload)
+}
+
+/// `rounds` rounds of at least `min` and at most `max` members, at most 60 s an attempt.
+pub(crate) fn spec(min: u32, max: u32, rounds: u32) -> JobSpec {
+    JobSpec {
+        job_id: JobId::new("job").unwrap(),
+        job_name: "a job".into(),
+        start: Start::Recipe(Recipe::LinearRegression),
+        total_rounds: rounds,
+        min_participants: min,
+        max_participants: max,
+        mobile_friendly: true,
+        data: DataRequirements::default(),
+        strategy: "fedavg".into(),
+        training: LocalTraining { epochs: 1, batch_size: 8, learning_rate: 0.1, momentum: 0.0, weight_decay: 0.0 },
+        max_examples: 100,
+        round_timeout_ms: 60_000,
+        seed: 7,
+    }
+}
+
+pub(crate) fn record(spec: JobSpec) -> JobRecord {
+    JobRecord {
+        schema: SCHEMA,
+        spec,
+        life: Life::Created,
+        architecture: None,
+        model: None,
+        rounds_done: 0,
+        attempts: 0,
+        failures_in_row: 0,
+        declined: BTreeMap::new(),
+        created_ms: at(0).wall_ms,
+        ended_ms: None,
+    }
+}
+
+/// A store of one job: what its changes amount to.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    pub(crate) saved: Saved,
+    /// Members and small updates by attempt and name, as the tables hold them.
+    members: BTreeMap<(RoundKey, NodeName), MemberRecord>,
+    pub(crate) payloads: BTreeMap<(RoundKey, NodeName), Bytes>,
+}
+
+impl Store {
+    pub(crate) fn new(record: JobRecord) -> Self {
+        Self { saved: Saved::new(record), members: BTreeMap::new(), payloads: BTreeMap::new() }
+    }
+
+    pub(crate) fn apply(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Job(record) => self.saved.record = *record,
+                Change::Round(record) => {
+                    self.saved.attempts.retain(|r| r.key != record.key);
+                    self.saved.attempts.push(*record);
+                    self.saved.attempts.sort_by(|a, b| a.key.cmp(&b.key));
+                }
+                Change::Member(key, member) => {
+                    self.members.insert((key, member.peer.name.clone()), member);
+                }
+                Change::Payload(key, node, bytes) => {
+                    self.payloads.insert((key, node), bytes);
+                }
+                Change::Forget(key, nodes) => {
+                    for node in nodes {
+                        self.members.remove(&(key.clone(), node.clone()));
+                        self.payloads.remove(&(key.clone(), node));
+                    }
+                }
+            }
+        }
+        let open = self.saved.attempts.iter().rev().find(|r| r.is_open()).map(|r| r.key.clone());
+        let of_open = self.members.iter().filter(|((key, _), _)| Some(key) == open.as_ref());
+        self.saved.members = of_open.map(|(_, member)| member.clone()).collect();
+    }
+}
+
+/// A request without faults.
+pub(crate) fn request() -> JobRequest {
+    JobRequest {
+        job_id: None,
+        job_name: "a job".into(),
+        model_architecture: ModelChoice::Named("mlp".into()),
+        total_rounds: None,
+        min_participants: None,
+        max_participants: None,
+        privacy_techniques: Some(Vec::new()),
+        mobile_friendly: true,
+        job_type: None,
+        dataset_requirements: DataRequirements::default(),
+        strategy: None,
+        hyperparameters: Map::new(),
+        privacy: Map::new(),
+        seed: None,
+    }
+}
