@@ -101,7 +101,7 @@ fn large() -> Architecture {
 #[tokio::test]
 async fn the_model_equals_a_naive_mean_in_f64_across_blocks() {
     let parameters = large().parameters().unwrap();
-    assert!(parameters > 2 * BLOCK && parameters % BLOCK != 0);
+    assert!(parameters > 2 * BLOCK && !parameters.is_multiple_of(BLOCK));
     let closed = Closed::new(large(), random_updates(parameters, 3), false).await;
     assert_eq!(closed.run(&closed.plan).await.unwrap(), closed.naive());
     let small = Closed::new(linear(), random_updates(4, 5), true).await;

@@ -65,15 +65,13 @@ impl Bench {
 }
 
 fn invited(step: &Step) -> Vec<(&str, RoundKey)> {
-    let invitation = |e: &Effect| matches!(e, Effect::Send(_, Down::Invite(_)));
-    step.effects
-        .iter()
-        .filter(|e| invitation(e))
-        .map(|e| match e {
-            Effect::Send(peer, Down::Invite(i)) => (peer.name.as_str(), i.key.clone()),
-            other => panic!("{other:?} is no invitation"),
-        })
-        .collect()
+    let mut found = Vec::new();
+    for effect in &step.effects {
+        if let Effect::Send(peer, Down::Invite(invitation)) = effect {
+            found.push((peer.name.as_str(), invitation.key.clone()));
+        }
+    }
+    found
 }
 
 fn plan(step: &Step) -> Option<&ComputePlan> {

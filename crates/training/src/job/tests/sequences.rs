@@ -266,9 +266,9 @@ fn published(attempts: &[RoundRecord]) -> Vec<(RoundKey, BlobRef, Vec<BlobRef>)>
     let counted = |r: &RoundRecord| r.members.iter().filter_map(|m| Some(m.counted()?.payload)).collect();
     attempts
         .iter()
-        .map(|r| match &r.stage {
-            Stage::Done { model_out } => (r.key.clone(), *model_out, counted(r)),
-            other => panic!("{other:?} in a job of faithful nodes"),
+        .map(|r| {
+            let Stage::Done { model_out } = &r.stage else { panic!("{:?} in a job of faithful nodes", r.stage) };
+            (r.key.clone(), *model_out, counted(r))
         })
         .collect()
 }
