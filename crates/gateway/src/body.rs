@@ -244,6 +244,12 @@ impl Fields {
         value
     }
 
+    /// The names that were asked for.
+    #[cfg(test)]
+    pub(crate) fn known(&self) -> &[&'static str] {
+        &self.known
+    }
+
     /// All faults, unknown names among them, in the order of the fields.
     pub(crate) fn finish(mut self) -> Vec<Fault> {
         let unknown: Vec<String> = self.map.keys().cloned().collect();

@@ -9,6 +9,9 @@ pub(crate) mod status;
 pub(crate) mod tokens;
 pub(crate) mod training;
 
+#[cfg(test)]
+mod tests;
+
 use aivillage_base::time::rfc3339;
 
 /// RFC 3339 text of an optional wall clock reading.

@@ -5,8 +5,8 @@
 //! running  ──> 409       same body, stored ──> the stored answer       other body, stored ──> 422
 //! ```
 //!
-//! Keys belong to a caller and a route. A keyed request runs to its end even when its client hangs up, so that the answer
-//! is there when the client asks again. What is running is in memory only: after a crash the request runs again, and
+//! Keys belong to a caller and a route. A request runs to its end even when its client hangs up, so that the answer is there
+//! when the client asks again. What is running is in memory only: after a crash the request runs again, and
 //! handlers that create something derive its id from [`Attempt`] so that it is the same thing. Bounded by age and number.
 
 use std::collections::{HashMap, VecDeque};
@@ -193,13 +193,17 @@ fn digest(parts: &[&[u8]]) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// Middleware: answers repeated keyed POSTs from the store.
+/// Middleware: answers repeated keyed POSTs from the store. Requests that change something run to their end, keyed or
+/// not, even when their client hangs up: half an effect (a job that is stored but not started) is worse than none.
 pub(crate) async fn replay(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if request.method() != Method::POST {
+    if [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method()) {
         return next.run(request).await;
     }
+    if request.method() != Method::POST {
+        return to_the_end(async { Ok(next.run(request).await) }).await;
+    }
     match key_of(&request) {
-        Ok(None) => next.run(request).await,
+        Ok(None) => to_the_end(async { Ok(next.run(request).await) }).await,
         Ok(Some(key)) => keyed(app, key, request, next).await.unwrap_or_else(IntoResponse::into_response),
         Err(problem) => problem.into_response(),
     }
@@ -223,12 +227,18 @@ async fn keyed(app: Arc<App>, key: String, request: Request, next: Next) -> Resu
     };
     parts.extensions.insert(Attempt(digest(&[&row_digest, &body_digest])));
     let request = Request::from_parts(parts, Body::from(bytes));
-    let task = tokio::spawn(async move {
+    Ok(to_the_end(async move {
         let response = keep(&app, &running.key, body_hash, next.run(request).await).await;
         drop((running, share));
         response
-    });
-    task.await.unwrap_or_else(|e| Err(Problem::internal(&e)))
+    })
+    .await)
+}
+
+/// Runs a request in a task of its own, which nobody's hanging up ends.
+async fn to_the_end(request: impl Future<Output = Result<Response, Problem>> + Send + 'static) -> Response {
+    let done = tokio::spawn(request).await.unwrap_or_else(|e| Err(Problem::internal(&e)));
+    done.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// Stores a successful answer before it is given.

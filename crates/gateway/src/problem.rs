@@ -266,23 +266,27 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Middleware: writes the request's path into the problem documents of its answers.
+/// Middleware: writes the request's path into the problem documents of its answers, and makes documents of the bare
+/// refusals of the libraries below (an unreadable path, an asset that is not there).
 pub(crate) async fn name_instance(request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let response = next.run(request).await;
-    match response.extensions().get::<Problem>() {
-        Some(problem) => {
-            let mut named = problem.render(Some(path));
-            for (name, value) in response.headers() {
-                // Headers that layers added on the way (Allow, Vary, CORS) stay; those of the document are its own.
-                if !named.headers().contains_key(name) && name != http::header::CONTENT_LENGTH {
-                    named.headers_mut().append(name.clone(), value.clone());
-                }
-            }
-            named
+    let problem = match response.extensions().get::<Problem>() {
+        Some(problem) => problem.clone(),
+        None if response.status() == StatusCode::BAD_REQUEST => {
+            Problem::new(ErrorKind::Invalid, "the path or its parameters cannot be read")
         }
-        None => response,
+        None if response.status() == StatusCode::NOT_FOUND => Problem::not_found(format!("there is nothing at {path}")),
+        None => return response,
+    };
+    let mut named = problem.render(Some(path));
+    for (name, value) in response.headers() {
+        // Headers that layers added on the way (Allow, Vary, CORS) stay; those of the document are its own.
+        if !named.headers().contains_key(name) && *name != http::header::CONTENT_LENGTH {
+            named.headers_mut().append(name.clone(), value.clone());
+        }
     }
+    named
 }
 
 /// What `GET /problems/{slug}` says: title and status of one kind of problem.

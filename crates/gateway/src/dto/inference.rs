@@ -26,7 +26,7 @@ pub(crate) struct SubmitRequest {
     #[schema(default = 5000, minimum = 1)]
     pub(crate) max_latency_ms: Option<u64>,
     /// `mobile`, `edge`, `cloud`, `gpu`: nodes to prefer.
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Option<Vec<String>>)]
     pub(crate) preferred_node_types: Option<Vec<NodeType>>,
 }
 

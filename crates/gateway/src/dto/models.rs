@@ -18,28 +18,28 @@ pub(crate) struct RegisterModel {
     model_id: ModelId,
     /// For people; absent = the id.
     model_name: Option<String>,
-    #[schema(default = "1.0")]
+    #[schema(required = false, default = "1.0")]
     model_version: String,
     /// What it does.
-    #[schema(default = "classification")]
+    #[schema(required = false, default = "classification")]
     model_type: String,
     /// Where it comes from.
-    #[schema(default = "aivillage")]
+    #[schema(required = false, default = "aivillage")]
     framework: String,
     /// 10^6 bytes; measured once its bytes are here.
-    #[schema(default = 0.0, minimum = 0.0)]
+    #[schema(required = false, default = 0.0, minimum = 0.0)]
     model_size_mb: f64,
     /// Memory a node must have, in 2^30 bytes.
-    #[schema(default = 0.0, minimum = 0.0)]
+    #[schema(required = false, default = 0.0, minimum = 0.0)]
     memory_requirements_gb: f64,
     /// Speed a node should have, in 10^9 operations a second.
-    #[schema(default = 0.0, minimum = 0.0)]
+    #[schema(required = false, default = 0.0, minimum = 0.0)]
     compute_requirements_gflops: f64,
     /// `mobile`, `edge`, `cloud`, `gpu`; empty = all.
-    #[schema(value_type = Vec<String>)]
+    #[schema(required = false, value_type = Vec<String>)]
     supported_node_types: Vec<NodeType>,
     /// Least privacy level of a request that may use it.
-    #[schema(value_type = String, default = "medium")]
+    #[schema(required = false, value_type = String, default = "medium")]
     privacy_requirements: PrivacyLevel,
     /// `{input, layers, task}`: needed to use a model without bytes as an architecture.
     #[schema(value_type = Option<Object>)]

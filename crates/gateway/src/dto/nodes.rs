@@ -20,6 +20,7 @@ pub(crate) struct DeclareParticipant {
     #[schema(value_type = String, example = "edge")]
     node_type: NodeType,
     /// What it claims to be able to do.
+    #[schema(required = false)]
     capabilities: Capabilities,
 }
 
@@ -27,13 +28,13 @@ pub(crate) struct DeclareParticipant {
 #[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
 pub(crate) struct Capabilities {
     /// 10^9 f32 operations a second.
-    #[schema(minimum = 0.0)]
+    #[schema(required = false, minimum = 0.0)]
     compute_gflops: f64,
     /// 2^30 bytes.
-    #[schema(minimum = 0.0)]
+    #[schema(required = false, minimum = 0.0)]
     memory_gb: f64,
     /// 10^6 bits a second.
-    #[schema(minimum = 0.0)]
+    #[schema(required = false, minimum = 0.0)]
     network_mbps: f64,
 }
 

@@ -44,16 +44,16 @@ pub(crate) struct CreateJob {
     #[schema(default = "standard")]
     pub(crate) job_type: Option<String>,
     /// `{dataset, input, classes, min_rows}`: which data nodes must have.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Object>)]
     pub(crate) dataset_requirements: Option<DataRequirements>,
     /// `{name, config}`; absent = the configured one.
     pub(crate) strategy: Option<Strategy>,
     /// `local_epochs`, `batch_size`, `learning_rate`, `optimizer`, `momentum`, `weight_decay`, `hidden`,
     /// `max_examples`, `round_timeout_s`.
-    #[schema(value_type = Object, example = json!({"local_epochs": 3, "learning_rate": 0.3}))]
+    #[schema(value_type = Option<Object>, example = json!({"local_epochs": 3, "learning_rate": 0.3}))]
     pub(crate) hyperparameters: Option<Map<String, Value>>,
     /// Parameters of privacy techniques.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Object>)]
     pub(crate) privacy: Option<Map<String, Value>>,
     /// Seed of all training randomness; drawn if absent.
     pub(crate) seed: Option<u64>,
@@ -66,7 +66,7 @@ pub(crate) struct Strategy {
     #[schema(example = "fedavg")]
     pub(crate) name: String,
     /// Its settings.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Object>)]
     pub(crate) config: Option<Map<String, Value>>,
 }
 

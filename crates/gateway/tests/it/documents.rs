@@ -129,6 +129,13 @@ async fn every_operation_documents_the_problems_it_can_have() {
     }
 }
 
+#[test]
+fn the_published_document_is_the_generated_one() {
+    // UPDATE_EXPECT=1 writes it anew.
+    let text = format!("{}\n", openapi_document().to_pretty_json().unwrap());
+    expect_test::expect_file!["../../../../docs/api/openapi.json"].assert_eq(&text);
+}
+
 #[tokio::test]
 async fn references_of_the_document_lead_somewhere() {
     let document = serde_json::to_value(openapi_document()).unwrap();

@@ -89,6 +89,8 @@ async fn what_is_not_there_is_404_in_the_guides_words() {
         assert_eq!(village.get(path).send().await.problem(404)["detail"], detail, "{path}");
     }
     village.get("/nothing/here").send().await.problem(404);
+    village.get("/docs/nothing.js").send().await.problem(404);
+    village.get("/v1/federated/training/status/%ff").send().await.problem(400);
     village.post("/v1/federated/training/job_00000000/cancel").send().await.problem(404);
 }
 

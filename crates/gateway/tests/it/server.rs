@@ -123,6 +123,23 @@ async fn a_client_that_never_finishes_does_not_hold_the_gateway_beyond_the_drain
 }
 
 #[tokio::test]
+async fn a_job_whose_client_hung_up_is_created_all_the_same() {
+    let village = Village::start().await;
+    let body =
+        json!({"job_name": "x", "job_id": "j", "model_architecture": "mlp", "privacy_techniques": []}).to_string();
+    let mut stream = TcpStream::connect(village.address).await.unwrap();
+    let head = format!(
+        "POST /v1/federated/training/create HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    drop(stream);
+    let found = async { while village.get("/v1/federated/training/status/j").send().await.status != 200 {} };
+    tokio::time::timeout(PATIENCE, found).await.expect("the job is there");
+}
+
+#[tokio::test]
 async fn http2_is_spoken_in_the_clear() {
     let village = Village::start().await;
     let said = {
