@@ -54,6 +54,11 @@ pub struct UpOptions {
 pub async fn run(options: UpOptions, environment: Environment) -> Result<(), CliError> {
     let loaded = configuration(&options, &environment)?;
     let folder = DataFolder::open(&options.data)?;
+    tracing::info!(file = loaded.describe(), "configuration");
+    let unkept = config::not_in_effect(&loaded.config);
+    for (section, keys) in config::by_section(&unkept) {
+        tracing::warn!(section, keys = keys.join(", "), "configured, but not built yet; `aivillage config check` says more");
+    }
     let cancel = CancellationToken::new();
     stop_on_signal(options.exit_with_parent, cancel.clone())?;
     let house = House::start(&options, &environment, loaded, &folder, &cancel).await?;
@@ -111,10 +116,6 @@ fn configuration(options: &UpOptions, environment: &Environment) -> Result<Loade
         gateway.allow_insecure,
     )
     .map_err(|e| CliError::new(ExitCode::Configuration, e.to_string()))?;
-    tracing::info!(config = loaded.describe(), "configuration");
-    for entry in config::not_in_effect(&loaded.config) {
-        tracing::warn!(key = entry.key, value = %entry.value, way_out = entry.way_out, "{}", entry.why);
-    }
     Ok(loaded)
 }
 
