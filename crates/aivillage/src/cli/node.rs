@@ -1,0 +1,133 @@
+//! `aivillage node`: be a node, or look after the nodes of a gateway.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::args::{ClientArgs, JoinArgs, LeaveArgs, PreviewArgs};
+use super::out::{self, cell, items};
+use super::segment;
+use crate::client::find;
+use crate::config::Environment;
+use crate::exit::{CliError, ExitCode};
+use crate::node;
+
+mod preview;
+
+/// Be a node, or look after the nodes of a gateway
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Join a gateway with a one-time token, and run; later: run again
+    Join(JoinArgs),
+    /// Leave for good: the gateway forgets this node
+    Leave(LeaveArgs),
+    /// Show exactly what would leave this machine for a job; nothing is sent
+    Preview(PreviewArgs),
+    /// List the nodes of a gateway
+    #[command(alias = "list")]
+    Ls(ClientArgs),
+    /// Show one node
+    Show(NameArgs),
+    /// Shut a node out at once
+    Revoke(NameArgs),
+}
+
+/// Which node.
+#[derive(Debug, Args)]
+pub struct NameArgs {
+    /// The name it was enrolled under
+    name: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) async fn run(command: NodeCommand, environment: &Environment) -> Result<(), CliError> {
+    match command {
+        NodeCommand::Join(args) => node::join(args.into()).await,
+        NodeCommand::Leave(args) => {
+            node::leave(args.dir.clone()).await?;
+            out::line(&format!("left; {} may be removed (sent.log says what this node has sent)", args.dir.display()));
+            Ok(())
+        }
+        NodeCommand::Preview(args) => preview::run(&args, environment).await,
+        NodeCommand::Ls(args) => list(&args, environment).await,
+        NodeCommand::Show(args) => show(&args, environment).await,
+        NodeCommand::Revoke(args) => {
+            let client = find(&args.client.connection, environment)?;
+            let path = format!("nodes/{}/revoke", segment("node's name", &args.name)?);
+            let answer: Value = client.post(&path, &json!({})).await?;
+            if args.client.json {
+                out::document(&answer)
+            } else {
+                out::line(&format!("{} is revoked", args.name))
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn list(args: &ClientArgs, environment: &Environment) -> Result<(), CliError> {
+    let list: Value = find(&args.connection, environment)?.get("nodes").await?;
+    let row = |n: &Value| {
+        let data: Vec<_> =
+            items(n, "data").iter().map(|d| format!("{} ({} rows)", cell(&d["name"]), cell(&d["rows"]))).collect();
+        vec![
+            cell(&n["name"]),
+            cell(&n["status"]),
+            cell(&n["node_types"]),
+            n["compute_gflops"].as_f64().map_or_else(|| "-".into(), |g| format!("{g:.1}")),
+            n["memory_gb"].as_f64().map_or_else(|| "-".into(), |g| format!("{g:.1}")),
+            cell(&n["serves"]),
+            if data.is_empty() { "-".into() } else { data.join(", ") },
+            cell(&n["last_seen"]),
+        ]
+    };
+    let rows = items(&list, "nodes").iter().map(row).collect();
+    let header = ["NAME", "STATUS", "TYPES", "GFLOPS", "MEMORY GB", "SERVES", "DATA", "LAST SEEN"];
+    out::listing(
+        args.json,
+        &list,
+        &header,
+        rows,
+        "no nodes: invite one with `aivillage token create --role node --owner NAME`",
+    );
+    Ok(())
+}
+
+async fn show(args: &NameArgs, environment: &Environment) -> Result<(), CliError> {
+    let list: Value = find(&args.client.connection, environment)?.get("nodes").await?;
+    let node = items(&list, "nodes").iter().find(|n| n["name"] == args.name.as_str()).ok_or_else(|| {
+        CliError::new(ExitCode::NotFound, format!("no node `{}` is enrolled", args.name)).hint("aivillage node ls")
+    })?;
+    if args.client.json {
+        out::document(node);
+        return Ok(());
+    }
+    let data: Vec<_> = items(node, "data")
+        .iter()
+        .map(|d| {
+            format!(
+                "{}: {} rows of shape {}, {}",
+                cell(&d["name"]),
+                cell(&d["rows"]),
+                d["input"],
+                cell(&d["task"]["kind"])
+            )
+        })
+        .collect();
+    let names = [
+        "name",
+        "node_id",
+        "status",
+        "node_types",
+        "version",
+        "cores",
+        "compute_gflops",
+        "memory_gb",
+        "serves",
+        "last_seen",
+    ];
+    let mut pairs: Vec<_> = names.iter().map(|n| (*n, cell(&node[*n]))).collect();
+    pairs.push(("data", if data.is_empty() { "-".into() } else { data.join("; ") }));
+    out::line(&out::fields(&pairs));
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! `aivillage node preview JOB`: the next update of a job, computed here and not sent.
+//!
+//! Promise: policy, training and quantising are those of a round (`training::participant`), so what is shown is what
+//! would leave this machine, byte by byte; only the measured time differs. Nothing is sent but questions about the job.
+
+use std::sync::Arc;
+
+use aivillage_base::fixed::Grid;
+use aivillage_base::time::{Clock, SystemClock};
+use aivillage_base::wire::{BlobRef, DataRequirements, Invitation, LocalTraining, RoundKey};
+use aivillage_base::{Digest, JobId, bundle};
+use aivillage_training::participant::{Prepared, prepare};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::cli::args::PreviewArgs;
+use crate::cli::{out, segment};
+use crate::client::{Client, find};
+use crate::config::Environment;
+use crate::exit::{CliError, ExitCode};
+use crate::node::{self, NodeFolder, NodeOptions};
+
+/// What a job's document says of its rounds.
+#[derive(Debug, Deserialize)]
+struct Job {
+    job_id: JobId,
+    job_name: String,
+    status: String,
+    rounds_completed: u32,
+    total_rounds: u32,
+    model_architecture: String,
+    privacy_techniques: Vec<String>,
+    hyperparameters: Hyperparameters,
+    #[serde(default)]
+    dataset_requirements: DataRequirements,
+    seed: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Hyperparameters {
+    local_epochs: u32,
+    batch_size: u32,
+    learning_rate: f64,
+    momentum: f64,
+    weight_decay: f64,
+    max_examples: u32,
+}
+
+pub(super) async fn run(args: &PreviewArgs, environment: &Environment) -> Result<(), CliError> {
+    let folder = NodeFolder::open(&args.dir)?;
+    let enrolment = folder.enrolment()?.ok_or_else(|| {
+        CliError::new(ExitCode::NotFound, format!("{} has not joined any gateway", args.dir.display())).hint(
+            "a preview needs the name that the gateway knows the node by: join first (--enrol-only does just that)",
+        )
+    })?;
+    let client = find(&args.connection, environment)?;
+    let (invitation, model) = invitation(&client, segment("job's id", &args.job)?).await?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let options = NodeOptions { folder, crash: None, bench_params: None, clock };
+    let name = enrolment.name.clone();
+    let work = move || {
+        let abilities = node::abilities(&options)?;
+        if let Err(declined) = node::policy(&abilities.config).judge(&invitation) {
+            return Ok((invitation, Err(declined)));
+        }
+        let prepared = prepare(&*abilities.trainer, &name, &invitation, &model);
+        let prepared =
+            prepared.map_err(|e| CliError::new(ExitCode::Failed, format!("this node cannot train the job: {e}")))?;
+        Ok((invitation, Ok(prepared)))
+    };
+    let worked = tokio::task::spawn_blocking(work).await;
+    let (invitation, outcome) =
+        worked.map_err(|e| CliError::new(ExitCode::Bug, format!("training stopped: {e}")))??;
+    match outcome {
+        Ok(prepared) => show(args, &enrolment.link, enrolment.name.as_str(), &invitation, &prepared),
+        Err(declined) => {
+            let message = format!("nothing would be sent but a refusal: {} ({})", declined.reason, declined.rule);
+            Err(CliError::new(ExitCode::Refused, message).hint("the rule stands in `policy` of node.yaml"))
+        }
+    }
+}
+
+/// The invitation to the job's next round, from what the gateway publishes of the job, and the model it starts from.
+async fn invitation(client: &Client, id: &str) -> Result<(Invitation, Bytes), CliError> {
+    let job: Job = client.get(&format!("training/status/{id}?rounds=0")).await?;
+    let model = client.download(&format!("training/{id}/model")).await.map_err(|e| match e.code {
+        ExitCode::NotFound => e.hint("a job has its first model as soon as it runs: try again then"),
+        ExitCode::Failed
+        | ExitCode::Usage
+        | ExitCode::Configuration
+        | ExitCode::Authentication
+        | ExitCode::Conflict
+        | ExitCode::Unavailable
+        | ExitCode::Refused
+        | ExitCode::Bug => e,
+    })?;
+    let damaged = |e: bundle::BundleError| CliError::new(ExitCode::Failed, format!("the job's model: {e}"));
+    let (architecture, _) = bundle::read(&model.bytes).map_err(damaged)?;
+    let tensors = architecture.layout().map_err(|e| CliError::new(ExitCode::Failed, e.to_string()))?.len();
+    if job.status != "running" && job.status != "created" {
+        out::note(&format!("the job is {}: no round follows; this is what one more would send", job.status));
+    }
+    let hyper = job.hyperparameters;
+    let invitation = Invitation {
+        key: RoundKey { job: job.job_id, round: job.rounds_completed + 1, attempt: 1 },
+        job_name: job.job_name,
+        recipe: job.model_architecture,
+        architecture,
+        model: BlobRef { digest: Digest::of(&model.bytes), bytes: model.bytes.len() as u64 },
+        training: LocalTraining {
+            epochs: hyper.local_epochs,
+            batch_size: hyper.batch_size,
+            learning_rate: hyper.learning_rate,
+            momentum: hyper.momentum,
+            weight_decay: hyper.weight_decay,
+        },
+        data: job.dataset_requirements,
+        seed: job.seed,
+        // The grid of this version's rounds is the default for every tensor.
+        grids: vec![Grid::default(); tensors],
+        max_examples: hyper.max_examples,
+        privacy_techniques: job.privacy_techniques,
+        total_rounds: job.total_rounds,
+        deadline_ms: 0,
+    };
+    Ok((invitation, model.bytes))
+}
+
+fn show(
+    args: &PreviewArgs,
+    link: &str,
+    name: &str,
+    invitation: &Invitation,
+    prepared: &Prepared,
+) -> Result<(), CliError> {
+    if let Some(path) = &args.output {
+        crate::folder::write_whole(path, &prepared.payload)
+            .map_err(|e| CliError::new(ExitCode::Failed, format!("cannot write {}: {e}", path.display())))?;
+    }
+    let header = &prepared.header;
+    if args.json {
+        out::document(&json!({
+            "to": link,
+            "from": name,
+            "job_name": invitation.job_name,
+            "header": header,
+            "seen_by_gateway": "every value of the update",
+            "file": args.output,
+        }));
+        return Ok(());
+    }
+    out::line(&out::fields(&[
+        ("to", format!("{link} (over mutual TLS)")),
+        ("about", format!("{}, \"{}\"", header.key, invitation.job_name)),
+        ("update", format!("{} integers of 4 bytes: {}", prepared.payload.len() / 4, out::bytes(header.payload.bytes))),
+        ("BLAKE3", header.payload.digest.to_string()),
+        ("weight", format!("{} (the number of rows trained on)", header.weight)),
+        ("clipped", format!("{} values", header.clipped)),
+        ("loss", out::number(Some(header.metrics.loss))),
+        ("accuracy", format!("{} on own rows, before training", out::percent(header.metrics.accuracy))),
+        ("train_ms", header.metrics.train_ms.to_string()),
+        ("seen by", "the gateway sees every value of this update; no row of data is in it".to_owned()),
+    ]));
+    out::line("nothing was sent");
+    Ok(())
+}
