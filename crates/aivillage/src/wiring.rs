@@ -51,9 +51,6 @@ pub async fn inference(
     if let Some(reason) = off("inference", config.inference.enabled, federated) {
         return Part::Off { reason };
     }
-    if !config.inference.integration.gateway_integration {
-        return Part::Off { reason: "inference.integration.gateway_integration is false".into() };
-    }
     let deps = aivillage_inference::Deps {
         records: Arc::clone(&ground.records),
         blobs: Arc::clone(&ground.blobs),

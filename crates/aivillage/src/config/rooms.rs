@@ -60,6 +60,7 @@ pub fn gateway_room(config: &Config, production: bool) -> GatewayConfig {
         allow_insecure: gateway.allow_insecure,
         public_metrics: gateway.public_metrics,
         export_metrics: config.monitoring.enabled && config.monitoring.export_prometheus,
+        mount_inference: config.inference.integration.gateway_integration,
         allowed_hosts: gateway.allowed_hosts.clone(),
         cors_origins: gateway.cors_origins.clone(),
         max_body_bytes: usize::try_from(gateway.max_body_mb * MB).unwrap_or(usize::MAX),
