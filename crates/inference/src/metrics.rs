@@ -1,7 +1,7 @@
 //! Figures for `/metrics`: the guide's inference names and our own families.
 //!
 //! Prometheus-client appends `_total` to counters, so `federated_requests_total` is registered as `federated_requests`,
-//! and `federated_requests_failed`, which must not get the suffix, is a counter of unknown type ([`Bare`]).
+//! and `federated_requests_failed`, which must not get the suffix, is a counter of unknown type (`Bare`).
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -97,6 +97,17 @@ fn an_answer_is_delivered_once_and_a_repeated_one_is_ignored() {
 }
 
 #[test]
+fn an_answer_from_a_node_that_was_not_asked_is_ignored() {
+    let mut core = with_nodes(&[0, 1]);
+    start(&mut core, 0, admission(1, 100, false));
+    for answer in [done(), broken(), Answer::Failed { reason: "unfit".into(), permanent: true }] {
+        assert_eq!(core.step(1, answered(1, 1, 1, answer)), []);
+    }
+    assert!(core.is_active(&id(1)));
+    assert!(outcome(&core.step(2, answered(0, 1, 1, done()))).is_some());
+}
+
+#[test]
 fn a_durable_outcome_is_not_shown_before_it_is_stored() {
     let mut core = with_nodes(&[0]);
     start(&mut core, 0, admission(1, 100, true));
