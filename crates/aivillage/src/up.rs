@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Environment, Loaded, gateway_room};
 use crate::crash::{CrashPlan, CrashPoint, CrashingRecords};
 use crate::exit::{CliError, ExitCode};
+use crate::figures::StoreFigures;
 use crate::folder::{DataFolder, Endpoint};
 use crate::node::{self, NodeFolder, NodeOptions};
 use crate::wiring::{self, Ground, LinkEnrolment, ProcessFacts, VillageInbox};
@@ -139,6 +140,8 @@ impl House {
         let config = loaded.config.clone();
         let (ground, authority, registry) = ground(options, &config, folder, &clock).await?;
         let mut metrics = prometheus_client::registry::Registry::default();
+        let (records, blobs) = (Arc::clone(&ground.records), Arc::clone(&ground.blobs));
+        metrics.register_collector(Box::new(StoreFigures { records, blobs }));
         let federated = environment.enable_federated;
         let inference = wiring::inference(&ground, &config, federated, &mut metrics, cancel).await;
         let training = wiring::training(&ground, &config, federated, &inference, &mut metrics, cancel).await;

@@ -21,9 +21,9 @@ use crate::error::{Fault, TrainingError};
 use crate::handle::Deps;
 use crate::job::{Job, Rules};
 use crate::record::{JobRecord, Life, MemberRecord, SCHEMA, Saved, Stage};
-use crate::recruit::Candidate;
+use crate::recruit::{self, Candidate};
 use crate::shared::{Board, Shared, lock};
-use crate::spec::{CatalogueModel, JobRequest, ModelChoice, resolve};
+use crate::spec::{CatalogueModel, JobRequest, JobSpec, ModelChoice, resolve};
 use crate::status::job_view;
 use crate::step::Input;
 use crate::store;
@@ -235,17 +235,22 @@ impl Coordinator {
         Ok(id)
     }
 
-    /// A job that cannot store its updates is refused before it starts.
-    async fn check_space(&self, spec: &crate::spec::JobSpec) -> Result<(), TrainingError> {
-        let crate::spec::Start::Model(model) = &spec.start else { return Ok(()) };
-        let bytes = model.architecture.parameters().unwrap_or(0) as u64 * 4;
+    /// A job that cannot store its updates is refused before it starts, as far as its size can be known by then: from its
+    /// catalogue model, its data requirements, or the data that nodes have reported.
+    async fn check_space(&self, spec: &JobSpec) -> Result<(), TrainingError> {
+        let reports = self.deps.inventory.list().into_iter().filter_map(|node| node.report);
+        let data: Vec<_> = reports.flat_map(|report| report.data).collect();
+        let Some(parameters) = recruit::parameters_max(spec, &data) else { return Ok(()) };
+        let bytes = parameters as u64 * 4;
+        // The updates of a round, the model it starts from, the one it makes, and the newest before.
         let needed = bytes.saturating_mul(u64::from(spec.max_participants) + 3);
         let available = self.deps.blobs.available().await?;
         if needed > available {
             return Err(TrainingError::Refused(vec![Fault {
                 pointer: "/max_participants".into(),
                 detail: format!(
-                    "a round of {} updates of {bytes} bytes needs {needed} bytes of disk, {available} are available",
+                    "a round of {} updates of {bytes} bytes needs {needed} bytes of disk, {available} are available: \
+                     lower max_participants, or make room",
                     spec.max_participants
                 ),
                 kind: ErrorKind::Invalid,

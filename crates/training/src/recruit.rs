@@ -8,7 +8,7 @@ use aivillage_base::{Architecture, NodeName, Task};
 
 use crate::config::Selection;
 use crate::record::JobRecord;
-use crate::spec::Start;
+use crate::spec::{JobSpec, Start};
 
 /// A connected node, as far as recruiting looks at it.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,6 +112,21 @@ fn first_architecture(job: &JobRecord, able: &[&Candidate], min: usize) -> Resul
             Err(format!("{}{why}", missing(job, able.len(), 0)))
         }
     }
+}
+
+/// The most parameters the job's model can have, by its start model, its requirements and the data that nodes have
+/// reported; None if nothing tells yet.
+#[must_use]
+pub fn parameters_max(spec: &JobSpec, data: &[DataSummary]) -> Option<usize> {
+    let recipe = match &spec.start {
+        Start::Model(model) => return model.architecture.parameters().ok(),
+        Start::Recipe(recipe) => recipe,
+    };
+    let size = |input: &[usize], task| recipe.build(input, task).ok()?.parameters().ok();
+    let required = spec.data.input.as_ref().zip(spec.data.classes);
+    let required = required.and_then(|(input, classes)| size(input, Task::Classification { classes }));
+    let fitting = data.iter().filter(|d| fits(d, &spec.data)).filter_map(|d| size(&d.input, d.task));
+    fitting.chain(required).max()
 }
 
 fn choose(eligible: &mut [&Candidate], job: &JobRecord, selection: Selection) {
