@@ -4,7 +4,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
-use comfy_table::{Table, presets};
+use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
 /// Prints text as it is.
@@ -35,17 +35,20 @@ pub fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// A table without frames: header line, then rows.
+/// A table without frames: header line, then rows; columns of numbers stand to the right.
 #[must_use]
 pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let numeric =
+        |text: &String| matches!(text.as_str(), "-" | "·") || text.trim_end_matches(" %").parse::<f64>().is_ok();
+    let right: Vec<bool> = (0..header.len()).map(|i| rows.iter().all(|row| row.get(i).is_some_and(numeric))).collect();
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.to_vec());
-    for row in rows {
-        table.add_row(row);
-    }
-    for index in 0..header.len() {
+    table.load_style(presets::NOTHING).set_header(header.to_vec()).add_rows(rows);
+    for (index, right) in right.into_iter().enumerate() {
         if let Some(column) = table.column_mut(index) {
             column.set_padding((0, 2));
+            if right {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
         }
     }
     let lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();

@@ -1,10 +1,14 @@
 //! The trained model at work: the common test set, classified by the nodes over the public API.
 
+use std::ops::Range;
+
+use futures_util::future::try_join_all;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Setting;
 use super::federated::Run;
+use crate::client::Client;
 use crate::exit::{CliError, ExitCode};
 use crate::processes::Village;
 
@@ -43,33 +47,38 @@ pub(crate) struct Example {
 
 pub(crate) async fn run(setting: &Setting, village: &Village, run: &Run) -> Result<Served, CliError> {
     let test = &setting.split.test;
+    let parts = (0..test.rows()).step_by(ROWS).map(|start| start..(start + ROWS).min(test.rows()));
+    // At once, as clients do: the gateway spreads them over the nodes.
+    let answers = try_join_all(parts.map(|rows| part(setting, village.client(), run, rows))).await?;
+    Ok(summary(answers.into_iter().flatten().collect()))
+}
+
+/// One request: these rows of the test set.
+async fn part(setting: &Setting, client: &Client, run: &Run, rows: Range<usize>) -> Result<Vec<Example>, CliError> {
+    let test = &setting.split.test;
     let labels = test.labels().unwrap_or_default();
-    let mut examples = Vec::with_capacity(test.rows());
-    for start in (0..test.rows()).step_by(ROWS) {
-        let end = (start + ROWS).min(test.rows());
-        let inputs: Vec<&[f32]> = test.x(start..end).chunks(test.width()).collect();
-        let body = json!({
-            "model_id": run.model_id,
-            "input_data": { "inputs": inputs },
-            "privacy_level": "medium",
-            "max_latency_ms": 10_000,
-        });
-        let answer: Value = village.client().post("inference/submit?wait=10000&client_id=demo", &body).await?;
-        let predictions = answer["result"]["predictions"].as_array().filter(|p| p.len() == end - start);
-        let predictions = predictions.ok_or_else(|| unanswered(&answer))?;
-        if answer["model"]["blake3"] != run.blake3.as_str() {
-            return Err(CliError::new(ExitCode::Bug, format!("another model has answered: {}", answer["model"])));
-        }
-        let node = answer["metadata"]["nodes_used"][0].as_str().unwrap_or("-");
-        examples.extend(predictions.iter().enumerate().map(|(i, p)| Example {
-            row: start + i,
-            prediction: p["label"].as_u64().unwrap_or(u64::MAX),
-            label: labels.get(start + i).copied().unwrap_or(u32::MAX),
-            probability: p["probability"].as_f64().unwrap_or(0.0),
-            node: node.to_owned(),
-        }));
+    let inputs: Vec<&[f32]> = test.x(rows.clone()).chunks(test.width()).collect();
+    let body = json!({
+        "model_id": run.model_id,
+        "input_data": { "inputs": inputs },
+        "privacy_level": "medium",
+        "max_latency_ms": 10_000,
+    });
+    let answer: Value = client.post("inference/submit?wait=10000&client_id=demo", &body).await?;
+    let predictions = answer["result"]["predictions"].as_array().filter(|p| p.len() == rows.len());
+    let predictions = predictions.ok_or_else(|| unanswered(&answer))?;
+    if answer["model"]["blake3"] != run.blake3.as_str() {
+        return Err(CliError::new(ExitCode::Bug, format!("another model has answered: {}", answer["model"])));
     }
-    Ok(summary(examples))
+    let node = answer["metadata"]["nodes_used"][0].as_str().unwrap_or("-");
+    let example = |(row, p): (usize, &Value)| Example {
+        row,
+        prediction: p["label"].as_u64().unwrap_or(u64::MAX),
+        label: labels.get(row).copied().unwrap_or(u32::MAX),
+        probability: p["probability"].as_f64().unwrap_or(0.0),
+        node: node.to_owned(),
+    };
+    Ok(rows.zip(predictions).map(example).collect())
 }
 
 fn unanswered(answer: &Value) -> CliError {
