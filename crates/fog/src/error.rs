@@ -15,9 +15,7 @@ pub enum FogError {
         detail: String,
     },
     /// As many entries as the inventory takes.
-    #[error(
-        "the inventory is full: {limit} participants are declared; remove some before declaring more"
-    )]
+    #[error("the inventory is full: {limit} participants are declared; remove some before declaring more")]
     Full {
         /// The bound.
         limit: usize,

@@ -150,14 +150,7 @@ impl Inventory {
             );
         }
         let (changes, _) = watch::channel(0);
-        Ok(Self {
-            inner: Arc::new(Inner {
-                records,
-                clock,
-                view: Mutex::new(view),
-                changes,
-            }),
-        })
+        Ok(Self { inner: Arc::new(Inner { records, clock, view: Mutex::new(view), changes }) })
     }
 
     /// Takes a declaration; a second one for the same name replaces the first.
@@ -176,21 +169,12 @@ impl Inventory {
                 return Ok(());
             }
             if known.is_none() && count() >= DECLARED_MAX {
-                return Err(FogError::Full {
-                    limit: DECLARED_MAX,
-                });
+                return Err(FogError::Full { limit: DECLARED_MAX });
             }
             known.map_or(now, |r| r.first_seen_ms)
         };
         let mut batch = Batch::new("participant_declared");
-        batch.put(
-            DECLARED,
-            name.as_str(),
-            &DeclaredRow {
-                declaration: declaration.clone(),
-                declared_ms,
-            },
-        );
+        batch.put(DECLARED, name.as_str(), &DeclaredRow { declaration: declaration.clone(), declared_ms });
         self.inner.records.commit(batch).await?;
         self.view()
             .entry(name.clone())
@@ -215,13 +199,8 @@ impl Inventory {
     pub async fn report(&self, peer: &Peer, report: NodeReport) -> Result<(), FogError> {
         let now = self.inner.clock.now().wall_ms;
         let first_seen_ms = self.view().get(&peer.name).map_or(now, |r| r.first_seen_ms);
-        let row = NodeRow {
-            id: peer.id,
-            name: peer.name.clone(),
-            report: report.clone(),
-            first_seen_ms,
-            last_seen_ms: now,
-        };
+        let row =
+            NodeRow { id: peer.id, name: peer.name.clone(), report: report.clone(), first_seen_ms, last_seen_ms: now };
         let mut batch = Batch::new("node_reported");
         batch.put(NODES, peer.name.as_str(), &row);
         self.inner.records.commit(batch).await?;
@@ -334,10 +313,7 @@ impl Inventory {
 
     fn view(&self) -> MutexGuard<'_, BTreeMap<NodeName, NodeRecord>> {
         // Every change under this lock is a plain assignment: a panic elsewhere leaves nothing half done.
-        self.inner
-            .view
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn changed(&self) {
@@ -348,10 +324,7 @@ impl Inventory {
 fn check(declaration: &Declaration) -> Result<(), FogError> {
     if declaration.node_types.is_empty() {
         let detail = "at least one of mobile, edge, cloud, gpu is needed".to_owned();
-        return Err(FogError::Invalid {
-            field: "node_type",
-            detail,
-        });
+        return Err(FogError::Invalid { field: "node_type", detail });
     }
     let figures = [
         ("compute_gflops", declaration.compute_gflops),
@@ -360,37 +333,21 @@ fn check(declaration: &Declaration) -> Result<(), FogError> {
     ];
     for (field, value) in figures {
         if !(value.is_finite() && value >= 0.0) {
-            return Err(FogError::Invalid {
-                field,
-                detail: format!("{field} is {value}: a number >= 0 is needed"),
-            });
+            return Err(FogError::Invalid { field, detail: format!("{field} is {value}: a number >= 0 is needed") });
         }
     }
     Ok(())
 }
 
 /// Every row of a table, page by page.
-async fn all<T: for<'de> Deserialize<'de>>(
-    records: &dyn Records,
-    table: &'static str,
-) -> Result<Vec<T>, FogError> {
+async fn all<T: for<'de> Deserialize<'de>>(records: &dyn Records, table: &'static str) -> Result<Vec<T>, FogError> {
     let mut out = Vec::new();
     let mut after: Option<String> = None;
     loop {
-        let rows = records
-            .scan(
-                table,
-                Scan {
-                    prefix: "",
-                    after: after.as_deref(),
-                    limit: PAGE,
-                },
-            )
-            .await?;
+        let rows = records.scan(table, Scan { prefix: "", after: after.as_deref(), limit: PAGE }).await?;
         for row in &rows {
-            let value = serde_json::from_slice(&row.value).map_err(|e| {
-                aivillage_base::ports::StoreError::Damaged(format!("{table}/{}: {e}", row.key))
-            })?;
+            let value = serde_json::from_slice(&row.value)
+                .map_err(|e| aivillage_base::ports::StoreError::Damaged(format!("{table}/{}: {e}", row.key)))?;
             out.push(value);
         }
         match rows.last() {

@@ -8,10 +8,7 @@ use aivillage_storage::MemoryRecords;
 struct Fixed;
 impl Clock for Fixed {
     fn now(&self) -> Now {
-        Now {
-            monotonic_ms: 5,
-            wall_ms: 1_000,
-        }
+        Now { monotonic_ms: 5, wall_ms: 1_000 }
     }
 }
 
@@ -20,9 +17,7 @@ fn store() -> Arc<dyn Records> {
 }
 
 async fn open(records: &Arc<dyn Records>) -> Inventory {
-    Inventory::open(Arc::clone(records), Arc::new(Fixed))
-        .await
-        .unwrap()
+    Inventory::open(Arc::clone(records), Arc::new(Fixed)).await.unwrap()
 }
 
 fn declaration(name: &str) -> Declaration {
@@ -36,10 +31,7 @@ fn declaration(name: &str) -> Declaration {
 }
 
 fn peer(name: &str, key: u8) -> Peer {
-    Peer {
-        id: NodeId([key; 32]),
-        name: NodeName::new(name).unwrap(),
-    }
+    Peer { id: NodeId([key; 32]), name: NodeName::new(name).unwrap() }
 }
 
 fn report() -> NodeReport {
@@ -58,35 +50,14 @@ fn report() -> NodeReport {
 async fn a_declared_participant_that_connects_is_counted_once() {
     let inventory = open(&store()).await;
     inventory.declare(declaration("north")).await.unwrap();
-    assert_eq!(
-        inventory.summary(),
-        Summary {
-            total: 1,
-            declared: 1,
-            ..Summary::default()
-        }
-    );
+    assert_eq!(inventory.summary(), Summary { total: 1, declared: 1, ..Summary::default() });
     inventory.online(&peer("north", 1));
     inventory.report(&peer("north", 1), report()).await.unwrap();
-    assert_eq!(
-        inventory.summary(),
-        Summary {
-            total: 1,
-            connected: 1,
-            ..Summary::default()
-        }
-    );
+    assert_eq!(inventory.summary(), Summary { total: 1, connected: 1, ..Summary::default() });
     let node = inventory.get(&NodeId([1; 32])).unwrap();
     assert!(node.declared.is_some() && node.report.is_some());
     inventory.offline(&node.id.unwrap());
-    assert_eq!(
-        inventory.summary(),
-        Summary {
-            total: 1,
-            offline: 1,
-            ..Summary::default()
-        }
-    );
+    assert_eq!(inventory.summary(), Summary { total: 1, offline: 1, ..Summary::default() });
 }
 
 #[tokio::test]
@@ -97,15 +68,7 @@ async fn reports_and_declarations_survive_a_restart_but_connections_do_not() {
     first.online(&peer("north", 1));
     first.report(&peer("north", 1), report()).await.unwrap();
     let again = open(&records).await;
-    assert_eq!(
-        again.summary(),
-        Summary {
-            total: 2,
-            declared: 1,
-            offline: 1,
-            connected: 0
-        }
-    );
+    assert_eq!(again.summary(), Summary { total: 2, declared: 1, offline: 1, connected: 0 });
     assert_eq!(again.list()[0].report, Some(report()));
     assert_eq!(again.list()[1].declared, Some(declaration("south")));
 }
@@ -121,14 +84,7 @@ async fn a_forgotten_node_leaves_its_declaration_and_nothing_else() {
     }
     inventory.forget(&NodeId([9; 32])).await.unwrap();
     for inventory in [inventory, open(&records).await] {
-        assert_eq!(
-            inventory.summary(),
-            Summary {
-                total: 1,
-                declared: 1,
-                ..Summary::default()
-            }
-        );
+        assert_eq!(inventory.summary(), Summary { total: 1, declared: 1, ..Summary::default() });
     }
 }
 
@@ -146,28 +102,10 @@ async fn another_key_under_a_name_inherits_no_report() {
 async fn impossible_figures_are_refused_by_field() {
     let inventory = open(&store()).await;
     for bad in [f64::NAN, f64::INFINITY, -1.0] {
-        let error = inventory
-            .declare(Declaration {
-                memory_gb: bad,
-                ..declaration("x")
-            })
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(
-                error,
-                FogError::Invalid {
-                    field: "memory_gb",
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        let error = inventory.declare(Declaration { memory_gb: bad, ..declaration("x") }).await.unwrap_err();
+        assert!(matches!(error, FogError::Invalid { field: "memory_gb", .. }), "{error}");
     }
-    let none = Declaration {
-        node_types: Vec::new(),
-        ..declaration("x")
-    };
+    let none = Declaration { node_types: Vec::new(), ..declaration("x") };
     assert!(inventory.declare(none).await.is_err());
     assert_eq!(inventory.summary().total, 0);
 }
@@ -178,10 +116,7 @@ async fn more_rows_than_a_page_are_all_read_back_and_changes_are_told() {
     let inventory = open(&records).await;
     let changes = inventory.changes();
     for i in 0..PAGE + 3 {
-        inventory
-            .declare(declaration(&format!("p{i}")))
-            .await
-            .unwrap();
+        inventory.declare(declaration(&format!("p{i}"))).await.unwrap();
     }
     assert!(changes.has_changed().unwrap());
     inventory.declare(declaration("p0")).await.unwrap();
