@@ -145,9 +145,7 @@ impl Architecture {
         for (i, (layer, output)) in self.layers.iter().zip(&shapes).enumerate() {
             let (weight, bias) = match layer {
                 LayerSpec::Dense { units } => (vec![input[0], *units], *units),
-                LayerSpec::Conv2d { filters, kernel } => {
-                    (vec![*filters, input[0], *kernel, *kernel], *filters)
-                }
+                LayerSpec::Conv2d { filters, kernel } => (vec![*filters, input[0], *kernel, *kernel], *filters),
                 LayerSpec::Relu | LayerSpec::MaxPool2d { .. } | LayerSpec::Flatten => {
                     input = output;
                     continue;
@@ -158,8 +156,7 @@ impl Architecture {
             layout.push(TensorSpec { name: format!("layer{i:03}.weight"), shape: weight });
             input = output;
         }
-        let parameters: u128 =
-            layout.iter().map(|t| t.shape.iter().map(|d| *d as u128).product::<u128>()).sum();
+        let parameters: u128 = layout.iter().map(|t| t.shape.iter().map(|d| *d as u128).product::<u128>()).sum();
         if parameters > u128::from(PARAMETERS_MAX) {
             return fail(format!("{parameters} parameters: at most {PARAMETERS_MAX} are accepted"));
         }
@@ -245,9 +242,10 @@ impl Recipe {
             "linear_regression" => Ok(Self::LinearRegression),
             "mlp" => Ok(Self::Mlp { hidden: hidden.to_vec() }),
             "simple_cnn" => Ok(Self::SimpleCnn),
-            known if RECIPES_NOT_BUILT.contains(&known) => {
-                fail(format!("recipe `{known}` is known, but this version does not build it yet: use one of {}", RECIPES.join(", ")))
-            }
+            known if RECIPES_NOT_BUILT.contains(&known) => fail(format!(
+                "recipe `{known}` is known, but this version does not build it yet: use one of {}",
+                RECIPES.join(", ")
+            )),
             other => fail(suggest::unknown("recipe", other, &RECIPES)),
         }
     }
@@ -313,39 +311,11 @@ fn square(input: &[usize]) -> Result<Vec<usize>, ArchError> {
     match input {
         [_, _, _] => Ok(input.to_vec()),
         [n] if n.isqrt().pow(2) == *n => Ok(vec![1, n.isqrt(), n.isqrt()]),
-        _ => fail(format!("simple_cnn needs images: [channels, height, width] or a square number of features, but the data has {input:?}")),
+        _ => fail(format!(
+            "simple_cnn needs images: [channels, height, width] or a square number of features, but the data has {input:?}"
+        )),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_digits_mlp_has_its_tensors_in_layer_order() {
-        let arch = Recipe::named("mlp", &[32]).unwrap().build(&[64], Task::Classification { classes: 10 }).unwrap();
-        let names: Vec<_> = arch.layout().unwrap().iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
-        assert_eq!(
-            names,
-            [
-                ("layer000.bias".into(), vec![32]),
-                ("layer000.weight".into(), vec![64, 32]),
-                ("layer002.bias".into(), vec![10]),
-                ("layer002.weight".into(), vec![32, 10]),
-            ]
-        );
-        assert_eq!(arch.parameters().unwrap(), 64 * 32 + 32 + 32 * 10 + 10);
-    }
-
-    #[test]
-    fn layers_that_cannot_follow_are_named() {
-        let arch = Architecture {
-            input: vec![1, 8, 8],
-            layers: vec![LayerSpec::Dense { units: 3 }],
-            task: Task::Regression,
-        };
-        assert!(arch.layout().unwrap_err().0.contains("layer 0: dense needs a flat input"));
-        assert!(Recipe::named("mpl", &[]).unwrap_err().0.contains("did you mean `mlp`"));
-        assert!(Recipe::named("residual_cnn", &[]).unwrap_err().0.contains("not build it yet"));
-    }
-}
+mod tests;

@@ -91,9 +91,10 @@ pub fn read_header(front: &[u8], total: u64) -> Result<BundleHeader, BundleError
         .first_chunk::<8>()
         .map(|b| u64::from_le_bytes(*b))
         .ok_or_else(|| format("shorter than 8 bytes".into()))?;
-    let length = usize::try_from(length).ok().filter(|l| *l <= HEADER_MAX).ok_or_else(|| {
-        format(format!("its header claims {length} bytes, at most {HEADER_MAX} are accepted"))
-    })?;
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|l| *l <= HEADER_MAX)
+        .ok_or_else(|| format(format!("its header claims {length} bytes, at most {HEADER_MAX} are accepted")))?;
     let json = front.get(8..8 + length).ok_or_else(|| format("its header is cut".into()))?;
     let header: serde_json::Value =
         serde_json::from_slice(json).map_err(|e| format(format!("its header is not JSON: {e}")))?;
@@ -140,32 +141,4 @@ pub fn read(bytes: &[u8]) -> Result<(Architecture, Vec<f32>), BundleError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::arch::{Recipe, Task};
-
-    fn sample() -> (Architecture, Vec<u8>) {
-        let arch = Recipe::Mlp { hidden: vec![3] }.build(&[2], Task::Regression).unwrap();
-        let values: Vec<f32> = (0..13u8).map(f32::from).collect();
-        let bytes = write(&arch, &values).unwrap();
-        (arch, bytes)
-    }
-
-    #[test]
-    fn a_bundle_reads_back_and_foreign_readers_agree() {
-        let (arch, bytes) = sample();
-        let (back, values) = read(&bytes).unwrap();
-        assert_eq!((back, values[12]), (arch, 12.0));
-        let foreign = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        assert_eq!(foreign.tensor("layer000.weight").unwrap().shape(), [2, 3]);
-    }
-
-    #[test]
-    fn cut_or_padded_bundles_are_refused() {
-        let (_, bytes) = sample();
-        for len in 0..bytes.len() {
-            assert!(read(&bytes[..len]).is_err(), "{len} bytes of {}", bytes.len());
-        }
-        assert!(read(&[bytes.as_slice(), &[0]].concat()).is_err());
-    }
-}
+mod tests;

@@ -27,8 +27,7 @@ impl Now {
 #[must_use]
 pub fn rfc3339(wall_ms: u64) -> String {
     let ms = i64::try_from(wall_ms).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_millisecond(ms)
-        .map_or_else(|_| "9999-12-31T23:59:59.999Z".to_owned(), |t| format!("{t:.3}"))
+    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| "9999-12-31T23:59:59.999Z".to_owned(), |t| format!("{t:.3}"))
 }
 
 /// Where the time comes from.
