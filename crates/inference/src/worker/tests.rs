@@ -232,6 +232,7 @@ async fn no_more_than_concurrency_compute_and_no_more_than_the_queue_wait() {
     };
     let held: Vec<_> = (0..3).map(|_| start(7.0)).collect();
     until(|| bench.worker.inner.inside.load(Ordering::SeqCst) == 3).await;
+    until(|| bench.gate.at_work.load(Ordering::SeqCst) == 2).await;
     let (reason, permanent) = start(1.0).await.unwrap().unwrap_err();
     assert!(reason.contains("3 requests are here already") && !permanent);
     bench.gate.open();
