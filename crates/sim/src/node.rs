@@ -1,0 +1,233 @@
+//! A simulated node: the real decisions and the real preparation of an update, on simulated time.
+//!
+//! Follows `training::participant`: a newer invitation replaces an older one, a repeated one is answered again, an update
+//! is sent until there is a receipt or a refusal. A node that dies forgets everything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aivillage_base::wire::{Down, Invitation, Peer, PredictOutcome, PredictTask, RoundKey, Up, UpdateReply};
+use aivillage_base::{JobId, bundle};
+use aivillage_training::Trainer;
+use aivillage_training::participant::{NodePolicy, Prepared, prepare};
+use bytes::Bytes;
+
+use crate::events::{Event, Question, Reply};
+use crate::time::ready;
+use crate::trainer;
+use crate::witness::Breach;
+use crate::world::{Asker, World};
+
+/// First time an answer is waited for, in milliseconds; grows with each try.
+const PATIENCE_MS: u64 = 400;
+/// Longest such time, in milliseconds.
+const PATIENCE_MS_MAX: u64 = 4_000;
+
+/// What the node does for one job.
+#[derive(Debug)]
+struct Work {
+    invitation: Box<Invitation>,
+    /// The coordinator that asked last.
+    process: usize,
+    deadline_ms: u64,
+    model: Option<Bytes>,
+    prepared: Option<Prepared>,
+}
+
+/// A question without an answer yet.
+#[derive(Debug)]
+struct Call {
+    key: RoundKey,
+    question: Question,
+    tries: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) index: usize,
+    pub(crate) peer: Peer,
+    pub(crate) policy: NodePolicy,
+    pub(crate) trainer: Arc<dyn Trainer>,
+    pub(crate) up: bool,
+    pub(crate) life: u64,
+    /// The open stream to each process.
+    pub(crate) streams: Vec<Option<u64>>,
+    work: BTreeMap<JobId, Work>,
+    calls: BTreeMap<u64, Call>,
+}
+
+impl Node {
+    pub(crate) fn new(index: usize, peer: Peer, trainer: Arc<dyn Trainer>, policy: NodePolicy, processes: usize) -> Self {
+        Self {
+            index,
+            peer,
+            policy,
+            trainer,
+            up: false,
+            life: 0,
+            streams: vec![None; processes],
+            work: BTreeMap::new(),
+            calls: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn boot(&mut self, world: &mut World) {
+        self.up = true;
+        self.life += 1;
+        for process in 0..self.streams.len() {
+            world.soon(1, 50, Event::Dial { node: self.index, life: self.life, process });
+        }
+    }
+
+    pub(crate) fn die(&mut self) {
+        self.up = false;
+        self.work.clear();
+        self.calls.clear();
+        self.streams.fill(None);
+    }
+
+    pub(crate) fn down(&mut self, world: &mut World, process: usize, message: &Down) -> Result<(), Breach> {
+        match message {
+            Down::Invite(invitation) => self.invited(world, process, invitation)?,
+            Down::RoundClosed { key, .. } => {
+                if self.work.get(&key.job).is_some_and(|w| w.invitation.key == *key) {
+                    self.drop_work(&key.job);
+                }
+            }
+            Down::JobEnded { job, .. } => self.drop_work(job),
+            Down::Predict(task) => {
+                let (node, life) = (self.index, self.life);
+                world.soon(5, 150, Event::Predicted { node, life, process, task: task.clone() });
+            }
+            Down::Welcome { .. } | Down::Heartbeat | Down::ModelReady { .. } | Down::Goodbye { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn drop_work(&mut self, job: &JobId) {
+        self.work.remove(job);
+        self.calls.retain(|_, call| call.key.job != *job);
+    }
+
+    fn invited(&mut self, world: &mut World, process: usize, invitation: &Invitation) -> Result<(), Breach> {
+        let key = &invitation.key;
+        world.witness.invited(&world.records, key)?;
+        let yes = Up::Answer { key: key.clone(), declined: None };
+        if let Some(work) = self.work.get_mut(&key.job)
+            && work.invitation.key == *key
+        {
+            work.process = process;
+            self.say(world, process, yes);
+            return Ok(());
+        }
+        self.drop_work(&key.job);
+        if let Err(declined) = self.policy.judge(invitation) {
+            self.say(world, process, Up::Answer { key: key.clone(), declined: Some(declined) });
+            return Ok(());
+        }
+        let work = Work {
+            invitation: Box::new(invitation.clone()),
+            process,
+            deadline_ms: world.now() + invitation.deadline_ms,
+            model: None,
+            prepared: None,
+        };
+        self.work.insert(key.job.clone(), work);
+        self.say(world, process, yes);
+        self.call(world, key.clone(), Question::Fetch(invitation.model));
+        Ok(())
+    }
+
+    /// Says something once; if it is lost, a reminder will ask for it again.
+    fn say(&self, world: &mut World, process: usize, up: Up) {
+        let call = world.next_call();
+        world.ask(Asker { node: self.index, life: self.life, call }, process, &Question::Say(up));
+    }
+
+    fn call(&mut self, world: &mut World, key: RoundKey, question: Question) {
+        let id = world.next_call();
+        self.calls.insert(id, Call { key, question, tries: 0 });
+        self.try_call(world, id);
+    }
+
+    fn try_call(&mut self, world: &mut World, id: u64) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let Some(work) = self.work.get(&call.key.job) else { return };
+        call.tries += 1;
+        let patience = (PATIENCE_MS * call.tries).min(PATIENCE_MS_MAX);
+        world.ask(Asker { node: self.index, life: self.life, call: id }, work.process, &call.question);
+        world.soon(patience, patience * 2, Event::Unanswered { node: self.index, life: self.life, call: id });
+    }
+
+    /// Tries again what has no answer, until the attempt's deadline.
+    pub(crate) fn unanswered(&mut self, world: &mut World, id: u64) {
+        let Some(call) = self.calls.get(&id) else { return };
+        let job = call.key.job.clone();
+        if self.work.get(&job).is_some_and(|w| world.now() >= w.deadline_ms) {
+            self.drop_work(&job);
+        }
+        self.try_call(world, id);
+    }
+
+    pub(crate) fn reply(&mut self, world: &mut World, id: u64, reply: Reply) -> Result<(), Breach> {
+        let Some(Call { key, question, .. }) = self.calls.get(&id) else { return Ok(()) };
+        let key = key.clone();
+        match reply {
+            // Its `Unanswered` is planned already: that is the pause.
+            Reply::Busy | Reply::Update(UpdateReply::Retry { .. }) => {}
+            Reply::Blob(bytes) => {
+                self.calls.remove(&id);
+                if let Some(work) = self.work.get_mut(&key.job) {
+                    work.model = Some(bytes);
+                    world.soon(30, 900, Event::Trained { node: self.index, life: self.life, key });
+                }
+            }
+            Reply::Refused(reason) => {
+                self.calls.remove(&id);
+                self.failed(world, &key, reason);
+            }
+            Reply::Update(said) => {
+                if let (Question::Upload(header, _), UpdateReply::Accepted) = (question, &said) {
+                    world.witness.receipt(&world.records, header, &self.peer)?;
+                }
+                self.drop_work(&key.job);
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, world: &mut World, key: &RoundKey, reason: String) {
+        if let Some(work) = self.work.get(&key.job) {
+            let process = work.process;
+            self.drop_work(&key.job);
+            self.say(world, process, Up::TrainingFailed { key: key.clone(), reason });
+        }
+    }
+
+    pub(crate) fn trained(&mut self, world: &mut World, key: &RoundKey) {
+        let Some(work) = self.work.get_mut(&key.job).filter(|w| w.invitation.key == *key) else { return };
+        let (Some(model), None) = (&work.model, &work.prepared) else { return };
+        match prepare(&*self.trainer, &self.peer.name, &work.invitation, model) {
+            Ok(prepared) => {
+                work.prepared = Some(prepared.clone());
+                world.witness.payload(&prepared.payload);
+                self.call(world, key.clone(), Question::Upload(prepared.header, prepared.payload));
+            }
+            Err(reason) => self.failed(world, key, reason),
+        }
+    }
+
+    pub(crate) fn predicted(&self, world: &mut World, process: usize, task: PredictTask) {
+        let model = ready(aivillage_base::ports::Blobs::read(&world.blobs, &task.model.digest)).ok().flatten();
+        let outcome = match model.map(|bytes| bundle::read(&bytes)) {
+            Some(Ok((_, values))) => {
+                let outputs = task.rows.iter().map(|row| vec![trainer::predict(&values, row)]).collect();
+                PredictOutcome::Done { outputs, compute_us: 50 }
+            }
+            Some(Err(error)) => PredictOutcome::Failed { reason: error.to_string(), permanent: true },
+            None => PredictOutcome::Failed { reason: "the model is missing".into(), permanent: false },
+        };
+        let (request, attempt) = (task.request, task.attempt);
+        self.say(world, process, Up::Prediction { request, attempt, outcome });
+    }
+}

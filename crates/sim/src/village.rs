@@ -1,0 +1,408 @@
+//! The village: who lives in it, what it is asked to do, and the loop that lets time pass.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use aivillage_base::arch::Recipe;
+use aivillage_base::ports::{Fence, put_blob};
+use aivillage_base::rng::SeededRng;
+use aivillage_base::wire::{DataRequirements, LocalTraining, NodeType, Peer};
+use aivillage_base::{Digest, JobId, NodeId, NodeName, RequestId, bundle};
+use aivillage_training::participant::NodePolicy;
+use aivillage_training::record::{JobRecord, Life, SCHEMA};
+use aivillage_training::recruit::Candidate;
+use aivillage_training::spec::{JobSpec, Start};
+use aivillage_training::step::ComputePlan;
+use aivillage_training::view::JobStatus;
+use aivillage_training::{Initialiser, Trainer, store};
+
+use crate::events::Event;
+use crate::faults::{FaultKind, Faults, Tally};
+use crate::node::Node;
+use crate::process::Process;
+use crate::serving::{self, Served, Submission};
+use crate::time::ready;
+use crate::trainer::{FEATURES, Linear, Seeded, architecture};
+use crate::witness::{Breach, Violation};
+use crate::world::{Asker, Halt, World};
+
+mod nemesis;
+
+/// Simulated time after the last fault within which all work must be done, in milliseconds.
+const CALM_MS: u64 = 600_000;
+
+/// When a coordinator speaks and acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// After its step is persisted.
+    PersistFirst,
+    /// It answers updates before.
+    SpeakFirst,
+    /// It sends messages and deletes blobs before.
+    ActFirst,
+}
+
+/// How coordinators behave. The default of each method is how they must; a test takes one away and expects the village
+/// to be found broken.
+pub trait Conduct: Send + Sync + std::fmt::Debug {
+    /// When it speaks.
+    fn order(&self) -> Order {
+        Order::PersistFirst
+    }
+    /// What it shows the store as proof of its lease.
+    fn fence(&self, fence: Fence) -> Option<Fence> {
+        Some(fence)
+    }
+    /// What it sums.
+    fn compute(&self, plan: ComputePlan) -> ComputePlan {
+        plan
+    }
+    /// Does it read a job after it has the lease (or go on with what it knew)?
+    fn reads_after_lease(&self) -> bool {
+        true
+    }
+    /// Does it give a request's id away after the request is stored?
+    fn promises_after_commit(&self) -> bool {
+        true
+    }
+}
+
+/// As it must be.
+#[derive(Debug)]
+pub struct Faithful;
+
+impl Conduct for Faithful {}
+
+/// What a village is made of and asked to do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Nodes.
+    pub nodes: usize,
+    /// Coordinators over one store.
+    pub coordinators: usize,
+    /// Jobs, created one after the other.
+    pub jobs: usize,
+    /// Rounds of each job.
+    pub rounds: u32,
+    /// Fewest members of a round; `nodes` = everybody, and then the models must be the undisturbed run's.
+    pub min_participants: usize,
+    /// Are updates kept as blobs, however small?
+    pub store_updates: bool,
+    /// Requests for predictions.
+    pub requests: usize,
+    /// Is the last job cancelled under way?
+    pub cancel_last: bool,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// How coordinators behave.
+    pub conduct: Arc<dyn Conduct>,
+    /// First weights.
+    pub initialiser: Arc<dyn Initialiser>,
+    /// Training on node number n.
+    pub trainer: fn(u64) -> Arc<dyn Trainer>,
+}
+
+impl Plan {
+    /// Another village for each seed: with one coordinator or two that fight, with everybody needed or not.
+    #[must_use]
+    pub fn drawn(seed: u64) -> Self {
+        let mut rng = SeededRng::new("plan", seed, &[]);
+        let nodes = 3 + usize::try_from(rng.below(3)).expect("invariant: below 3");
+        let everybody = rng.below(2) == 0;
+        Self {
+            nodes,
+            coordinators: if rng.below(3) == 0 { 2 } else { 1 },
+            jobs: 1 + usize::from(rng.below(3) == 0),
+            rounds: 3,
+            min_participants: if everybody { nodes } else { nodes - 1 },
+            store_updates: rng.below(2) == 0,
+            requests: 12,
+            cancel_last: rng.below(6) == 0,
+            faults: Faults::drawn(seed),
+            conduct: Arc::new(Faithful),
+            initialiser: Arc::new(Seeded),
+            trainer: |node| Arc::new(Linear::of_node(node)),
+        }
+    }
+
+    fn spec(&self, job: usize) -> JobSpec {
+        let count = |n: usize| u32::try_from(n).expect("invariant: villages are small");
+        JobSpec {
+            job_id: JobId::new(format!("job-{job}")).expect("invariant: a valid id"),
+            job_name: format!("job {job}"),
+            start: Start::Recipe(Recipe::LinearRegression),
+            total_rounds: self.rounds,
+            min_participants: count(self.min_participants),
+            max_participants: count(self.nodes),
+            mobile_friendly: true,
+            data: DataRequirements::default(),
+            strategy: "fedavg".into(),
+            training: LocalTraining {
+                epochs: 2,
+                batch_size: 1,
+                learning_rate: 0.05,
+                momentum: 0.0,
+                weight_decay: 0.0,
+            },
+            max_examples: 1_000,
+            round_timeout_ms: 15_000,
+            seed: job as u64 + 1,
+        }
+    }
+}
+
+/// What came of a run in which every promise held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Seed.
+    pub seed: u64,
+    /// Simulated time at the end, in milliseconds.
+    pub ended_ms: u64,
+    /// Each job with the models of its rounds.
+    pub jobs: Vec<(JobId, JobStatus, Vec<Digest>)>,
+    /// Attempts that were given up.
+    pub abandoned: usize,
+    /// Requests that were answered.
+    pub answered: usize,
+    /// Faults by kind, as they struck.
+    pub tally: Tally,
+}
+
+/// A village under way.
+#[derive(Debug)]
+pub struct Village {
+    seed: u64,
+    world: World,
+    processes: Vec<Process>,
+    nodes: Vec<Node>,
+    jobs: Vec<JobSpec>,
+    requests: Vec<Submission>,
+}
+
+fn peer(node: usize) -> Peer {
+    let name = format!("node-{node}");
+    Peer { id: NodeId(Digest::of(name.as_bytes()).0), name: NodeName::new(name).expect("invariant: a valid name") }
+}
+
+impl Village {
+    /// A village at time zero.
+    #[must_use]
+    pub fn new(seed: u64, plan: Plan) -> Self {
+        let peers: Vec<Peer> = (0..plan.nodes).map(peer).collect();
+        let trainers: Vec<Arc<dyn Trainer>> = (0..plan.nodes).map(|n| (plan.trainer)(n as u64)).collect();
+        let candidate = |n: usize| Candidate {
+            peer: peers[n].clone(),
+            data: trainers[n].data(),
+            node_types: vec![NodeType::Edge],
+            compute_gflops: 1.0,
+        };
+        let candidates: Vec<Candidate> = (0..plan.nodes).map(candidate).collect();
+        // Where somebody may be missing, one node's policy refuses every job.
+        let strict = |n: usize| n == 0 && plan.min_participants < plan.nodes && seed.is_multiple_of(4);
+        let policy = |n: usize| NodePolicy { max_rounds: strict(n).then_some(1), ..NodePolicy::default() };
+        let node = |n: usize| Node::new(n, peers[n].clone(), trainers[n].clone(), policy(n), plan.coordinators);
+        let nodes = (0..plan.nodes).map(node).collect();
+        let processes = (0..plan.coordinators).map(|i| Process::new(i, candidates.clone())).collect();
+        let jobs = (0..plan.jobs).map(|j| plan.spec(j)).collect();
+        let mut rng = SeededRng::new("requests", seed, &[]);
+        #[expect(clippy::cast_possible_truncation, reason = "rows are f32")]
+        let request = |n: usize, rng: &mut SeededRng| Submission {
+            id: RequestId::from_bits(n as u128 + 1),
+            inputs: (0..FEATURES).map(|_| rng.unit() as f32).collect(),
+        };
+        let requests = (0..plan.requests).map(|n| request(n, &mut rng)).collect();
+        let served = Served { peers, ..served() };
+        let world = World::new(seed, plan, served);
+        Self { seed, world, processes, nodes, jobs, requests }
+    }
+
+    /// Lets time pass until all work is done.
+    ///
+    /// # Errors
+    /// The first invariant that did not hold.
+    pub fn run(mut self) -> Result<Report, Violation> {
+        let result = self.pass().and_then(|()| self.report());
+        result.map_err(|Breach { invariant, detail }| Violation {
+            invariant,
+            detail,
+            at_ms: self.world.now(),
+            seed: self.seed,
+        })
+    }
+
+    fn pass(&mut self) -> Result<(), Breach> {
+        let bytes = bundle::write(&architecture(), &self.world.served.values).expect("invariant: it is its own shape");
+        ready(put_blob(&self.world.blobs, bytes.into())).expect("invariant: memory is not full");
+        self.plan_life();
+        self.plan_faults();
+        let horizon = self.world.plan.faults.until_ms + CALM_MS;
+        while let Some((at, event)) = self.world.queue.next() {
+            if at > horizon {
+                let detail = format!("work is left {CALM_MS} ms after the last fault: {}", self.unfinished());
+                return Err(Breach { invariant: "I7", detail });
+            }
+            self.world.clock.set(at);
+            let looks = matches!(event, Event::Tick { .. });
+            self.happen(event)?;
+            if looks && self.done() {
+                return Ok(());
+            }
+        }
+        Err(Breach { invariant: "I7", detail: format!("nothing happens any more: {}", self.unfinished()) })
+    }
+
+    fn records(&self) -> Vec<JobRecord> {
+        ready(store::jobs(&self.world.records)).unwrap_or_default()
+    }
+
+    fn done(&self) -> bool {
+        let records = self.records();
+        records.len() == self.jobs.len()
+            && records.iter().all(|r| r.life.status().is_terminal())
+            && self.requests.is_empty()
+            && serving::all_finished(&self.world)
+    }
+
+    fn unfinished(&self) -> String {
+        let line = |r: &JobRecord| format!("{} {:?} at {} rounds", r.spec.job_id, r.life, r.rounds_done);
+        let jobs: Vec<String> = self.records().iter().map(line).collect();
+        format!("{}; {} requests not submitted", jobs.join(", "), self.requests.len())
+    }
+
+    fn report(&mut self) -> Result<Report, Breach> {
+        let records = self.records();
+        self.world.witness.all_there(&records.iter().map(|r| r.spec.job_id.clone()).collect::<BTreeSet<_>>())?;
+        let mut jobs = Vec::new();
+        let mut abandoned = 0;
+        for record in records {
+            let id = record.spec.job_id.clone();
+            let cancelled = self.world.plan.cancel_last && self.jobs.last().is_some_and(|j| j.job_id == id);
+            match &record.life {
+                Life::Completed { .. } => {}
+                Life::Cancelled if cancelled => {}
+                life @ (Life::Created | Life::Running | Life::Failed { .. } | Life::Cancelled) => {
+                    return Err(Breach { invariant: "I7", detail: format!("{id} ended as {life:?}") });
+                }
+            }
+            let saved = ready(store::saved(&self.world.records, &id)).ok().flatten();
+            let Some(saved) = saved else {
+                return Err(Breach { invariant: "I1", detail: format!("{id} has vanished") });
+            };
+            let models = self.world.witness.replay(&self.world.blobs, &saved)?;
+            abandoned += saved.attempts.len() - models.len();
+            jobs.push((id, record.life.status(), models));
+        }
+        Ok(Report {
+            seed: self.seed,
+            ended_ms: self.world.now(),
+            jobs,
+            abandoned,
+            answered: serving::completed(&self.world),
+            tally: self.world.net.tally.clone(),
+        })
+    }
+
+    /// What a process did until it died, if it died.
+    fn lives(&mut self, process: usize, result: Result<(), Halt>) -> Result<(), Breach> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(Halt::Breach(breach)) => Err(breach),
+            Err(Halt::Died) => {
+                self.kill_process(process);
+                Ok(())
+            }
+        }
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), Breach> {
+        match event {
+            Event::Dial { .. } | Event::Hung { .. } | Event::Broken { .. } => self.streams(event),
+            Event::Down { .. }
+            | Event::Reply { .. }
+            | Event::Unanswered { .. }
+            | Event::Trained { .. }
+            | Event::Predicted { .. } => self.at_node(event),
+            Event::Question { process, .. }
+            | Event::Wake { process, .. }
+            | Event::Tick { process, .. }
+            | Event::Made { process, .. } => self.at_process(process, event),
+            Event::Create { .. } | Event::Submit { .. } | Event::Cancel { .. } => self.at_client(event),
+            Event::Start { .. } | Event::Freeze { .. } | Event::Kill { .. } | Event::Boot { .. } | Event::Cut { .. } => {
+                self.fate(event)
+            }
+        }
+    }
+
+    fn at_node(&mut self, event: Event) -> Result<(), Breach> {
+        let world = &mut self.world;
+        let nodes = &mut self.nodes;
+        match event {
+            Event::Down { process, stream, node, message } => {
+                let node = &mut nodes[node];
+                if world.net.cut[node.index] || !node.up || node.streams[process] != Some(stream) {
+                    return Ok(());
+                }
+                node.down(world, process, &message)
+            }
+            Event::Reply { node, life, call, reply } => match awake(nodes, node, life) {
+                Some(n) if !world.net.cut[node] => n.reply(world, call, reply),
+                Some(_) | None => Ok(()),
+            },
+            Event::Unanswered { node, life, call } => {
+                if let Some(node) = awake(nodes, node, life) {
+                    node.unanswered(world, call);
+                }
+                Ok(())
+            }
+            Event::Trained { node, life, key } => {
+                if let Some(node) = awake(nodes, node, life) {
+                    node.trained(world, &key);
+                }
+                Ok(())
+            }
+            Event::Predicted { node, life, process, task } => {
+                if let Some(node) = awake(nodes, node, life) {
+                    node.predicted(world, process, *task);
+                }
+                Ok(())
+            }
+            other => unreachable!("invariant: {other:?} does not happen at a node"),
+        }
+    }
+
+    fn at_process(&mut self, index: usize, event: Event) -> Result<(), Breach> {
+        let world = &mut self.world;
+        let process = &mut self.processes[index];
+        if process.up && world.now() < process.frozen_until {
+            world.queue.plan(process.frozen_until, event);
+            return Ok(());
+        }
+        let mine = |life: u64| process.up && process.life == life;
+        let result = match event {
+            Event::Question { node, life, call, question, .. } if process.up && !world.net.cut[node] => {
+                process.question(world, Asker { node, life, call }, question)
+            }
+            Event::Wake { life, .. } if mine(life) => process.wake(world),
+            Event::Tick { life, .. } if mine(life) => process.tick(world),
+            Event::Made { life, job, input, .. } if mine(life) => {
+                process.made(world, job, input);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        self.lives(index, result)
+    }
+}
+
+/// The node, if it still lives the life that the event was meant for.
+fn awake(nodes: &mut [Node], node: usize, life: u64) -> Option<&mut Node> {
+    Some(&mut nodes[node]).filter(|n| n.up && n.life == life)
+}
+
+/// The model that answers requests, in its own bytes.
+fn served() -> Served {
+    let values = vec![0.25, 1.0, -2.0, 0.5];
+    let bytes = bundle::write(&architecture(), &values).expect("invariant: it is its own shape");
+    let bundle = aivillage_base::wire::BlobRef { digest: Digest::of(&bytes), bytes: bytes.len() as u64 };
+    Served { bundle, values, peers: Vec::new() }
+}
