@@ -47,7 +47,7 @@ pub enum Command {
     /// Run a gateway on this machine: API, coordinators, node link, one built-in node
     Up(UpArgs),
     /// The house at a glance: who is there, what runs, what does not
-    Status(args::ClientArgs),
+    Status(status::StatusArgs),
     /// Let nodes, clients and operators in
     #[command(subcommand)]
     Token(token::TokenCommand),

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use aivillage_base::Architecture;
 use aivillage_base::time::{Clock, SystemClock, rfc3339};
-use aivillage_engine::data::{Split, split};
+use aivillage_engine::data::{Bundled, Split, split};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
@@ -75,6 +75,17 @@ pub enum DatasetName {
     Digits,
     /// Breast cancer Wisconsin (diagnostic).
     BreastCancer,
+}
+
+impl DatasetName {
+    /// The data set itself.
+    #[must_use]
+    pub fn bundled(self) -> Bundled {
+        match self {
+            Self::Digits => Bundled::Digits,
+            Self::BreastCancer => Bundled::BreastCancer,
+        }
+    }
 }
 
 /// Everything a run is about, fixed before it starts.

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use aivillage_base::Task;
-use aivillage_engine::data::{Dataset, Loaded, load};
+use aivillage_engine::data::{Dataset, Loaded, load, split};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::config::broken;
 use super::out;
 use crate::config::node;
+use crate::demo::DatasetName;
 use crate::exit::{CliError, ExitCode};
 
 /// Look at the data of a node before it joins
@@ -17,6 +18,8 @@ use crate::exit::{CliError, ExitCode};
 pub enum DataCommand {
     /// Load every data set of a node.yaml and say what a job would see of it
     Inspect(InspectArgs),
+    /// Print rows of a bundled data set as JSON, as `aivillage infer` takes them
+    Sample(SampleArgs),
 }
 
 /// Which data.
@@ -30,9 +33,24 @@ pub struct InspectArgs {
     json: bool,
 }
 
+/// Which rows.
+#[derive(Debug, Args)]
+pub struct SampleArgs {
+    /// The bundled data set
+    #[arg(value_enum)]
+    dataset: DatasetName,
+    /// How many rows
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    rows: u16,
+    /// Seed of the choice; the rows are of the common test set of the deal of this seed
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
 pub(super) fn run(command: &DataCommand) -> Result<(), CliError> {
     match command {
         DataCommand::Inspect(args) => inspect(args),
+        DataCommand::Sample(args) => sample(args),
     }
 }
 
@@ -57,6 +75,20 @@ fn inspect(args: &InspectArgs) -> Result<(), CliError> {
         rows,
         "this node.yaml declares no data: the node serves, and never trains",
     );
+    Ok(())
+}
+
+/// Rows that no shard of the deal holds, so that a model is asked for what it has not seen; their labels go to stderr.
+fn sample(args: &SampleArgs) -> Result<(), CliError> {
+    // The test set does not depend on the number of nodes or on alpha.
+    let split =
+        split(args.dataset.bundled(), 1, 1.0, args.seed).map_err(|e| CliError::new(ExitCode::Bug, e.to_string()))?;
+    let test = split.test;
+    let count = usize::from(args.rows).min(test.rows());
+    let rows: Vec<&[f32]> = test.x(0..count).chunks(test.width()).collect();
+    out::line(&json!({ "inputs": rows }).to_string());
+    let labels: Vec<_> = test.labels().unwrap_or_default()[..count].iter().map(ToString::to_string).collect();
+    out::note(&format!("true labels: {}", labels.join(" ")));
     Ok(())
 }
 

@@ -40,10 +40,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const CALL_MAX_MS: u64 = 10_000;
 
 pub(super) async fn run(args: InferArgs, environment: &Environment) -> Result<(), CliError> {
-    let input = match read_document(&args.input)? {
-        Value::Object(map) => Value::Object(map),
-        rows => json!({ "inputs": rows }),
-    };
+    let document = read_document(&args.input)?;
+    let input = if document.is_object() { document } else { json!({ "inputs": document }) };
     let client = find(&args.client.connection, environment)?;
     let mut body = json!({
         "model_id": args.model,

@@ -1,5 +1,7 @@
 //! `aivillage node`: be a node, or look after the nodes of a gateway.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -24,12 +26,26 @@ pub enum NodeCommand {
     Preview(PreviewArgs),
     /// List the nodes of a gateway
     #[command(alias = "list")]
-    Ls(ClientArgs),
+    Ls(ListArgs),
     /// Show one node
     Show(NameArgs),
     /// Shut a node out at once
     Revoke(NameArgs),
 }
+
+/// Which nodes.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Wait (at most a minute) until this many nodes are connected
+    #[arg(long, value_name = "NODES", default_value_t = 0)]
+    wait: usize,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Longest wait for nodes.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Which node.
 #[derive(Debug, Args)]
@@ -65,8 +81,26 @@ pub(super) async fn run(command: NodeCommand, environment: &Environment) -> Resu
     }
 }
 
-async fn list(args: &ClientArgs, environment: &Environment) -> Result<(), CliError> {
-    let list: Value = find(&args.connection, environment)?.get("nodes").await?;
+async fn list(args: &ListArgs, environment: &Environment) -> Result<(), CliError> {
+    let client = find(&args.client.connection, environment)?;
+    let mut left = WAIT_MAX;
+    let list: Value = loop {
+        let list: Value = client.get("nodes").await?;
+        // A node that has connected is of use once it has said what it has.
+        let there =
+            items(&list, "nodes").iter().filter(|n| n["status"] == "connected" && !n["version"].is_null()).count();
+        if there >= args.wait {
+            break list;
+        }
+        if left.is_zero() {
+            let message = format!("only {there} of {} nodes have connected within {} s", args.wait, WAIT_MAX.as_secs());
+            return Err(
+                CliError::new(ExitCode::Unavailable, message).hint("what the nodes say is on their own screens")
+            );
+        }
+        tokio::time::sleep(LOOK).await;
+        left = left.saturating_sub(LOOK);
+    };
     let row = |n: &Value| {
         let data: Vec<_> =
             items(n, "data").iter().map(|d| format!("{} ({} rows)", cell(&d["name"]), cell(&d["rows"]))).collect();
@@ -84,7 +118,7 @@ async fn list(args: &ClientArgs, environment: &Environment) -> Result<(), CliErr
     let rows = items(&list, "nodes").iter().map(row).collect();
     let header = ["NAME", "STATUS", "TYPES", "GFLOPS", "MEMORY GB", "SERVES", "DATA", "LAST SEEN"];
     out::listing(
-        args.json,
+        args.client.json,
         &list,
         &header,
         rows,

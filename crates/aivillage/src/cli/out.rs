@@ -80,6 +80,12 @@ pub fn cell(value: &Value) -> String {
     }
 }
 
+/// A value that is there.
+#[must_use]
+pub fn present(value: &Value) -> Option<&Value> {
+    (!value.is_null()).then_some(value)
+}
+
 /// The elements of a list inside a document; none if it is no list.
 #[must_use]
 pub fn items<'v>(value: &'v Value, name: &str) -> &'v [Value] {

@@ -35,6 +35,9 @@ pub struct CreateArgs {
     /// Life of a node's token: 30m, 24h, 7d, or seconds [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     ttl: Option<u64>,
+    /// Only the token: no word about how to use it
+    #[arg(short, long)]
+    quiet: bool,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -105,12 +108,10 @@ async fn create(args: &CreateArgs, environment: &Environment) -> Result<(), CliE
     // The secret alone goes to stdout, so that TOKEN=$(aivillage token create …) works.
     out::line(&cell(&answer["token"]));
     match args.role {
+        Role::Node | Role::Client | Role::Admin if args.quiet => {}
         Role::Node => {
             let status: Value = client.get("status").await?;
-            let link = match &status["config"]["link"] {
-                Value::Null => "HOST:8001".to_owned(),
-                link => cell(link),
-            };
+            let link = out::present(&status["config"]["link"]).map_or_else(|| "HOST:8001".to_owned(), cell);
             out::note(&format!(
                 "It works once, until {}. On the machine of {}:\n  aivillage node join {link} --token TOKEN --dir DIR",
                 cell(&answer["expires_at"]),

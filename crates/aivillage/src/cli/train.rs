@@ -158,10 +158,8 @@ async fn list(args: &ClientArgs, environment: &Environment) -> Result<(), CliErr
 /// A job in words, with the newest rounds.
 fn describe(job: &Value) -> String {
     let metrics = &job["metrics"];
-    let status = match &job["reason"] {
-        Value::Null => cell(&job["status"]),
-        reason => format!("{}: {}", cell(&job["status"]), cell(reason)),
-    };
+    let why = out::present(&job["reason"]).map(|reason| format!(": {}", cell(reason))).unwrap_or_default();
+    let status = format!("{}{why}", cell(&job["status"]));
     let mut pairs = vec![
         ("job", format!("{}, \"{}\"", cell(&job["job_id"]), cell(&job["job_name"]))),
         ("status", status),

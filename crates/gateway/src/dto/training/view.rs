@@ -1,7 +1,7 @@
 //! Training jobs: what is told about them.
 
 use aivillage_base::time::rfc3339;
-use aivillage_base::wire::{BlobRef, LocalMetrics};
+use aivillage_base::wire::{BlobRef, DataRequirements, LocalMetrics};
 use aivillage_training::view::{EventKind, JobSummary, JobView, MemberView, RoundView};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -46,6 +46,9 @@ pub(crate) struct JobAnswer {
     /// None in this version: the gateway sees each node's update.
     privacy_techniques: Vec<String>,
     strategy: String,
+    /// `{dataset, input, classes, min_rows}`: which data nodes must have.
+    #[schema(value_type = Object)]
+    dataset_requirements: DataRequirements,
     hyperparameters: Hyperparameters,
     /// Seed of all training randomness.
     seed: u64,
@@ -208,6 +211,7 @@ impl JobAnswer {
             mobile_friendly: spec.mobile_friendly,
             privacy_techniques: Vec::new(),
             strategy: spec.strategy,
+            dataset_requirements: spec.data,
             hyperparameters,
             seed: spec.seed,
             metrics,
