@@ -331,3 +331,6 @@ pub enum UpdateReply {
         after_ms: u64,
     },
 }
+
+#[cfg(test)]
+mod tests;

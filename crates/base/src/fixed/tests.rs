@@ -1,5 +1,7 @@
 //! Fixed point: rounding, clipping, exact sums.
 
+use proptest::prelude::*;
+
 use super::*;
 
 #[test]
@@ -25,4 +27,41 @@ fn weighted_sums_are_exact_and_bounded() {
     assert_eq!(sum, [15, 0, 25]);
     assert!(!add_weighted(&mut sum, &bytes, 1, 2), "3 exceeds the bound of 2");
     assert!(!add_weighted(&mut [i64::MAX], &to_bytes(&[1]), 1, 2), "overflow is seen");
+}
+
+proptest! {
+    #[test]
+    fn a_value_within_the_range_moves_by_at_most_half_a_step(x in -7.9f32..7.9, exponent in -24i32..-8) {
+        let grid = Grid { exponent, bound: i32::MAX };
+        let mut out = Vec::new();
+        prop_assert_eq!(grid.quantise(&[x], &mut out).unwrap(), 0);
+        let back = f64::from(out[0]) * grid.step();
+        prop_assert!((back - f64::from(x)).abs() <= grid.step() / 2.0);
+    }
+
+    #[test]
+    fn a_value_beyond_the_range_becomes_the_bound_and_is_counted(x in prop::num::f32::NORMAL, bound in 1i32..1000) {
+        let grid = Grid { exponent: 0, bound };
+        let mut out = Vec::new();
+        let clipped = grid.quantise(&[x], &mut out).unwrap();
+        prop_assert!(out[0].abs() <= bound);
+        prop_assert_eq!(clipped == 1, f64::from(x).round_ties_even().abs() > f64::from(bound));
+    }
+
+    #[test]
+    fn sums_do_not_depend_on_order(
+        mut updates in prop::collection::vec((prop::collection::vec(-1000i32..1000, 4), 1u32..1000), 1..20),
+        seed in any::<u64>(),
+    ) {
+        let sum = |updates: &[(Vec<i32>, u32)]| {
+            let mut sum = vec![0; 4];
+            for (values, weight) in updates {
+                assert!(add_weighted(&mut sum, &to_bytes(values), *weight, 1000));
+            }
+            sum
+        };
+        let before = sum(&updates);
+        crate::rng::SeededRng::new("order", seed, &[]).shuffle(&mut updates);
+        prop_assert_eq!(sum(&updates), before);
+    }
 }
