@@ -28,16 +28,29 @@ pub(crate) enum Reply {
 /// Something that happens. `life` numbers the lives of a process or node: what was meant for an earlier one is dropped.
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
+    Wire(Wire),
+    AtNode(AtNode),
+    AtProcess(AtProcess),
+    Client(Client),
+    Fate(Fate),
+}
+
+/// A stream opens or breaks.
+#[derive(Debug, Clone)]
+pub(crate) enum Wire {
     /// A node tries to open its stream to a process.
     Dial { node: usize, life: u64, process: usize },
     /// A node notices that its stream is gone.
     Hung { node: usize, process: usize, stream: u64 },
     /// A process notices that a stream is gone.
     Broken { process: usize, node: usize, stream: u64 },
+}
+
+/// Something happens at a node.
+#[derive(Debug, Clone)]
+pub(crate) enum AtNode {
     /// A message arrives at a node.
     Down { process: usize, stream: u64, node: usize, message: Arc<Down> },
-    /// A question arrives at a process.
-    Question { process: usize, node: usize, life: u64, call: u64, question: Question },
     /// An answer arrives at a node.
     Reply { node: usize, life: u64, call: u64, reply: Reply },
     /// A node has waited long enough for an answer.
@@ -46,18 +59,35 @@ pub(crate) enum Event {
     Trained { node: usize, life: u64, key: RoundKey },
     /// A node has predicted.
     Predicted { node: usize, life: u64, process: usize, task: Box<PredictTask> },
+}
+
+/// Something happens at a process.
+#[derive(Debug, Clone)]
+pub(crate) enum AtProcess {
+    /// A question arrives at a process.
+    Question { process: usize, node: usize, life: u64, call: u64, question: Question },
     /// A process looks at what waits for it.
     Wake { process: usize, life: u64 },
     /// Time has passed for a process.
     Tick { process: usize, life: u64 },
     /// A computation of a process has ended.
     Made { process: usize, life: u64, job: JobId, input: Input },
+}
+
+/// A client wants something.
+#[derive(Debug, Clone)]
+pub(crate) enum Client {
     /// A client creates a job, again until it is told that it exists.
     Create { job: usize },
     /// A client submits a request.
     Submit { request: usize },
     /// A client cancels a job, again until it has ended.
     Cancel { job: usize },
+}
+
+/// Something befalls the village.
+#[derive(Debug, Clone)]
+pub(crate) enum Fate {
     /// A process starts.
     Start { process: usize },
     /// A process stands still for this long.
@@ -70,6 +100,36 @@ pub(crate) enum Event {
     Cut { nodes: Vec<usize>, off: bool },
 }
 
+impl From<Wire> for Event {
+    fn from(event: Wire) -> Self {
+        Self::Wire(event)
+    }
+}
+
+impl From<AtNode> for Event {
+    fn from(event: AtNode) -> Self {
+        Self::AtNode(event)
+    }
+}
+
+impl From<AtProcess> for Event {
+    fn from(event: AtProcess) -> Self {
+        Self::AtProcess(event)
+    }
+}
+
+impl From<Client> for Event {
+    fn from(event: Client) -> Self {
+        Self::Client(event)
+    }
+}
+
+impl From<Fate> for Event {
+    fn from(event: Fate) -> Self {
+        Self::Fate(event)
+    }
+}
+
 /// Events by time; those of one millisecond in the order in which they were planned.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
@@ -78,9 +138,9 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn plan(&mut self, at: u64, event: Event) {
+    pub(crate) fn plan(&mut self, at: u64, event: impl Into<Event>) {
         self.planned += 1;
-        self.events.insert((at, self.planned), event);
+        self.events.insert((at, self.planned), event.into());
     }
 
     pub(crate) fn next(&mut self) -> Option<(u64, Event)> {

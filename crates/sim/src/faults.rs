@@ -45,25 +45,41 @@ impl FaultKind {
     ];
 }
 
-/// How often each kind has struck.
+/// How often each kind has struck, and at which persisted steps coordinators died.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tally(BTreeMap<FaultKind, u64>);
+pub struct Tally {
+    kinds: BTreeMap<FaultKind, u64>,
+    steps: BTreeMap<(FaultKind, &'static str), u64>,
+}
 
 impl Tally {
     pub(crate) fn count(&mut self, kind: FaultKind) {
-        *self.0.entry(kind).or_default() += 1;
+        *self.kinds.entry(kind).or_default() += 1;
+    }
+
+    pub(crate) fn died(&mut self, kind: FaultKind, step: &'static str) {
+        *self.steps.entry((kind, step)).or_default() += 1;
+    }
+
+    /// Deaths of this kind at the step of this name ([`aivillage_base::ports::Batch::name`]).
+    #[must_use]
+    pub fn at_step(&self, kind: FaultKind, step: &'static str) -> u64 {
+        self.steps.get(&(kind, step)).copied().unwrap_or(0)
     }
 
     /// Times this kind has struck.
     #[must_use]
     pub fn of(&self, kind: FaultKind) -> u64 {
-        self.0.get(&kind).copied().unwrap_or(0)
+        self.kinds.get(&kind).copied().unwrap_or(0)
     }
 
     /// Adds another run's counts.
     pub fn add(&mut self, other: &Self) {
-        for (kind, count) in &other.0 {
-            *self.0.entry(*kind).or_default() += count;
+        for (kind, count) in &other.kinds {
+            *self.kinds.entry(*kind).or_default() += count;
+        }
+        for (step, count) in &other.steps {
+            *self.steps.entry(*step).or_default() += count;
         }
     }
 }
@@ -125,7 +141,7 @@ impl Faults {
             crash_after,
             node_crashes: rng.below(8),
             partitions: rng.below(4),
-            freezes: rng.below(3),
+            freezes: rng.below(5),
         }
     }
 }

@@ -12,7 +12,7 @@ use aivillage_training::Trainer;
 use aivillage_training::participant::{NodePolicy, Prepared, prepare};
 use bytes::Bytes;
 
-use crate::events::{Event, Question, Reply};
+use crate::events::{AtNode, Question, Reply, Wire};
 use crate::time::ready;
 use crate::trainer;
 use crate::witness::Breach;
@@ -57,7 +57,13 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(index: usize, peer: Peer, trainer: Arc<dyn Trainer>, policy: NodePolicy, processes: usize) -> Self {
+    pub(crate) fn new(
+        index: usize,
+        peer: Peer,
+        trainer: Arc<dyn Trainer>,
+        policy: NodePolicy,
+        processes: usize,
+    ) -> Self {
         Self {
             index,
             peer,
@@ -75,7 +81,7 @@ impl Node {
         self.up = true;
         self.life += 1;
         for process in 0..self.streams.len() {
-            world.soon(1, 50, Event::Dial { node: self.index, life: self.life, process });
+            world.soon(1, 50, Wire::Dial { node: self.index, life: self.life, process });
         }
     }
 
@@ -97,7 +103,7 @@ impl Node {
             Down::JobEnded { job, .. } => self.drop_work(job),
             Down::Predict(task) => {
                 let (node, life) = (self.index, self.life);
-                world.soon(5, 150, Event::Predicted { node, life, process, task: task.clone() });
+                world.soon(5, 150, AtNode::Predicted { node, life, process, task: task.clone() });
             }
             Down::Welcome { .. } | Down::Heartbeat | Down::ModelReady { .. } | Down::Goodbye { .. } => {}
         }
@@ -156,7 +162,7 @@ impl Node {
         call.tries += 1;
         let patience = (PATIENCE_MS * call.tries).min(PATIENCE_MS_MAX);
         world.ask(Asker { node: self.index, life: self.life, call: id }, work.process, &call.question);
-        world.soon(patience, patience * 2, Event::Unanswered { node: self.index, life: self.life, call: id });
+        world.soon(patience, patience * 2, AtNode::Unanswered { node: self.index, life: self.life, call: id });
     }
 
     /// Tries again what has no answer, until the attempt's deadline.
@@ -179,7 +185,7 @@ impl Node {
                 self.calls.remove(&id);
                 if let Some(work) = self.work.get_mut(&key.job) {
                     work.model = Some(bytes);
-                    world.soon(30, 900, Event::Trained { node: self.index, life: self.life, key });
+                    world.soon(30, 900, AtNode::Trained { node: self.index, life: self.life, key });
                 }
             }
             Reply::Refused(reason) => {

@@ -18,7 +18,7 @@ use aivillage_training::step::{Change, ComputeError, Effect, Input, Step};
 use aivillage_training::{aggregate, store};
 use bytes::Bytes;
 
-use crate::events::{Event, Question, Reply};
+use crate::events::{AtProcess, Question, Reply};
 use crate::faults::FaultKind;
 use crate::serving::Serving;
 use crate::time::ready;
@@ -120,7 +120,7 @@ impl Process {
             // One process serves: inference has no leases in this version.
             self.serving = Some(Serving::start(world, self.now(world), self.life)?);
         }
-        world.soon(1, 10, Event::Tick { process: self.index, life: self.life });
+        world.soon(1, 10, AtProcess::Tick { process: self.index, life: self.life });
         Ok(())
     }
 
@@ -139,7 +139,7 @@ impl Process {
     /// Something waits: it is looked at in a moment, with whatever comes until then.
     fn push(&mut self, world: &mut World, work: Work) {
         if self.inbox.is_empty() {
-            world.soon(0, 15, Event::Wake { process: self.index, life: self.life });
+            world.soon(0, 15, AtProcess::Wake { process: self.index, life: self.life });
         }
         self.inbox.push_back(work);
     }
@@ -209,7 +209,9 @@ impl Process {
                 self.push(world, Work::Job(key.job.clone(), Input::Failed(peer, key, reason)));
             }
             Question::Say(Up::Prediction { request, attempt, outcome }) => {
-                self.serve(world, |serving, world, now| serving.answered(world, now, &peer, request, attempt, outcome))?;
+                self.serve(world, |serving, world, now| {
+                    serving.answered(world, now, &peer, request, attempt, outcome)
+                })?;
             }
             Question::Say(Up::Report(_) | Up::Leave) => {}
             Question::Fetch(blob) => {
@@ -275,7 +277,7 @@ impl Process {
 
     pub(crate) fn tick(&mut self, world: &mut World) -> Result<(), Halt> {
         let at = world.now() + TICK_MS;
-        world.queue.plan(at, Event::Tick { process: self.index, life: self.life });
+        world.queue.plan(at, AtProcess::Tick { process: self.index, life: self.life });
         self.renew(world)?;
         self.take_jobs(world)?;
         self.push(world, Work::Everyone(Input::Tick));
@@ -285,8 +287,12 @@ impl Process {
     /// Extends the leases it has; a tenure that ran out is over, even if nobody else had one meanwhile.
     fn renew(&mut self, world: &mut World) -> Seen {
         let now = world.now();
-        let due: Vec<JobId> =
-            self.owned.iter().filter(|(_, o)| now - o.renewed_ms > millis(LEASE) / 3).map(|(id, _)| id.clone()).collect();
+        let due: Vec<JobId> = self
+            .owned
+            .iter()
+            .filter(|(_, o)| now - o.renewed_ms > millis(LEASE) / 3)
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in due {
             let epoch = self.acquire(world, &id)?;
             match self.owned.get_mut(&id).filter(|o| epoch == Some(o.epoch)) {
@@ -347,10 +353,11 @@ fn millis(duration: Duration) -> u64 {
 
 /// Persists a batch, or dies just before or after.
 pub(crate) fn commit(world: &mut World, batch: Batch) -> Result<Result<(), StoreError>, Halt> {
-    world.perhaps_die(FaultKind::CrashBeforePersist)?;
+    let step = batch.name;
+    world.perhaps_die(FaultKind::CrashBeforePersist, step)?;
     let result = ready(world.records.commit(batch));
     if result.is_ok() {
-        world.perhaps_die(FaultKind::CrashAfterPersist)?;
+        world.perhaps_die(FaultKind::CrashAfterPersist, step)?;
     }
     Ok(result)
 }

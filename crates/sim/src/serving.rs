@@ -60,8 +60,7 @@ impl Serving {
     pub(crate) fn start(world: &mut World, now: Now, _life: u64) -> Result<Self, Halt> {
         let config = CoreConfig { active_max: 8, per_node_in_flight: 2, strategy: Strategy::LeastLoaded };
         let served = world.served.clone();
-        let mut serving =
-            Self { core: Core::new(config), served, inputs: BTreeMap::new(), streams: BTreeMap::new() };
+        let mut serving = Self { core: Core::new(config), served, inputs: BTreeMap::new(), streams: BTreeMap::new() };
         for (id, row) in rows(world) {
             if let Row::Unfinished { inputs, submitted_ms } = row {
                 let elapsed_ms = now.wall_ms.saturating_sub(submitted_ms);
@@ -217,7 +216,7 @@ fn rows(world: &World) -> Vec<(RequestId, Row)> {
 }
 
 /// Shows the witness every outcome.
-fn look(world: &mut World) -> crate::witness::Seen {
+pub(crate) fn look(world: &mut World) -> crate::witness::Seen {
     for (_, row) in rows(world) {
         if let Row::Finished { inputs, view } = row {
             let expected = vec![Prediction::Value { value: trainer::predict(&world.served.values, &inputs) }];

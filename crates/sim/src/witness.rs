@@ -41,7 +41,7 @@ pub struct Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { invariant, detail, at_ms, seed } = self;
-        write!(f, "{invariant} is broken at {at_ms} ms: {detail}\n")?;
+        writeln!(f, "{invariant} is broken at {at_ms} ms: {detail}")?;
         write!(f, "replay: SIM_SEED={seed} cargo nextest run -p aivillage-sim replay")
     }
 }

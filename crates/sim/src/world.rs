@@ -6,7 +6,7 @@ use aivillage_base::ports::Sent;
 use aivillage_base::wire::Down;
 use aivillage_storage::{MemoryBlobs, MemoryRecords};
 
-use crate::events::{Event, Question, Queue, Reply};
+use crate::events::{AtNode, AtProcess, Event, Question, Queue, Reply};
 use crate::faults::FaultKind;
 use crate::net::{Net, Way};
 use crate::serving::Served;
@@ -75,7 +75,7 @@ impl World {
     }
 
     /// Plans an event between `low` and `high` milliseconds from now.
-    pub(crate) fn soon(&mut self, low: u64, high: u64, event: Event) {
+    pub(crate) fn soon(&mut self, low: u64, high: u64, event: impl Into<Event>) {
         let at = self.now() + self.net.between(low, high);
         self.queue.plan(at, event);
     }
@@ -95,7 +95,7 @@ impl World {
         let Some(stream) = stream else { return Sent::NotConnected };
         let message = Arc::new(message);
         for at in self.net.arrivals(self.now(), Way::Down { process, node }) {
-            self.queue.plan(at, Event::Down { process, stream, node, message: Arc::clone(&message) });
+            self.queue.plan(at, AtNode::Down { process, stream, node, message: Arc::clone(&message) });
         }
         Sent::Queued
     }
@@ -104,7 +104,7 @@ impl World {
     pub(crate) fn ask(&mut self, from: Asker, process: usize, question: &Question) {
         let Asker { node, life, call } = from;
         for at in self.net.arrivals(self.now(), Way::Up { node, process }) {
-            self.queue.plan(at, Event::Question { process, node, life, call, question: question.clone() });
+            self.queue.plan(at, AtProcess::Question { process, node, life, call, question: question.clone() });
         }
     }
 
@@ -112,14 +112,18 @@ impl World {
     pub(crate) fn reply(&mut self, process: usize, to: Asker, reply: Reply) {
         let Asker { node, life, call } = to;
         for at in self.net.arrivals(self.now(), Way::Down { process, node }) {
-            self.queue.plan(at, Event::Reply { node, life, call, reply: reply.clone() });
+            self.queue.plan(at, AtNode::Reply { node, life, call, reply: reply.clone() });
         }
     }
 
-    /// Dies here, perhaps.
-    pub(crate) fn perhaps_die(&mut self, kind: FaultKind) -> Result<(), Halt> {
+    /// Dies before or after the step of this name, perhaps.
+    pub(crate) fn perhaps_die(&mut self, kind: FaultKind, step: &'static str) -> Result<(), Halt> {
         let faults = self.net.faults();
         let chance = if kind == FaultKind::CrashBeforePersist { faults.crash_before } else { faults.crash_after };
-        if self.net.strikes(self.now(), kind, chance) { Err(Halt::Died) } else { Ok(()) }
+        if !self.net.strikes(self.now(), kind, chance) {
+            return Ok(());
+        }
+        self.net.tally.died(kind, step);
+        Err(Halt::Died)
     }
 }

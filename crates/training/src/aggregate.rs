@@ -1,9 +1,11 @@
 //! From a closed round to its model: block by block, in the memory of one block.
 //!
 //! Reads the model and every accepted update once, [`BLOCK`] coordinates at a time, sums integers and writes the next
-//! bundle through a hashing blob writer. Nothing here depends on the order of updates, so the same accepted set gives the
-//! same bytes whatever happened before. Memory: one block of the model, one of an update, one of the sum.
+//! bundle through a hashing blob writer. What is read is hashed on the way, so damage is found before the model is stored.
+//! Nothing here depends on the order of updates, so the same accepted set gives the same bytes whatever happened before.
+//! Memory: one block of the model, one of an update, one of the sum, and a hash state of 2 KB an update.
 
+use aivillage_base::Digest;
 use aivillage_base::arch::TensorSpec;
 use aivillage_base::bundle;
 use aivillage_base::fixed::Grid;
@@ -37,20 +39,34 @@ pub async fn run(plan: &ComputePlan, records: &dyn Records, blobs: &dyn Blobs) -
     let header = bundle::header_bytes(&plan.architecture).map_err(|e| broken(&e))?;
     let parameters: usize = layout.iter().map(TensorSpec::len).sum();
     let data_offset = header.len() as u64;
+    let front = blobs.read_at(&plan.model_in.digest, 0, header.len()).await.map_err(|e| broken(&e))?;
+    let mut model_hash = blake3::Hasher::new();
+    model_hash.update(&front);
+    let mut hashes = vec![blake3::Hasher::new(); plan.accepted.len()];
     let mut writer = blobs.writer(plan.model_in.bytes).await.map_err(|e| broken(&e))?;
     writer.write(header.into()).await.map_err(|e| broken(&e))?;
     for start in (0..parameters).step_by(BLOCK) {
         let len = BLOCK.min(parameters - start);
         let offset = data_offset + start as u64 * 4;
         let block = blobs.read_at(&plan.model_in.digest, offset, len * 4).await.map_err(|e| broken(&e))?;
+        model_hash.update(&block);
         let mut weights: Vec<f32> = block.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         if weights.len() != len {
             return Err(ComputeError::Store(format!("model {} is cut", plan.model_in.digest)));
         }
         let segments = segments(&layout, &plan.grids, start, len);
-        sum_block(plan, records, blobs, start, &segments, &mut weights).await?;
+        sum_block(plan, records, blobs, start, &segments, &mut weights, &mut hashes).await?;
         let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
         writer.write(bytes.into()).await.map_err(|e| broken(&e))?;
+    }
+    if Digest::from(model_hash.finalize()) != plan.model_in.digest {
+        return Err(ComputeError::Store(format!("model {} is damaged", plan.model_in.digest)));
+    }
+    for ((node, counted), hash) in plan.accepted.iter().zip(&hashes) {
+        if Digest::from(hash.finalize()) != counted.payload.digest {
+            let detail = format!("the stored update of {node} is not what was sent");
+            return Err(ComputeError::BadUpdate { node: node.clone(), reason: "damaged", detail });
+        }
     }
     writer.finish().await.map_err(|e| broken(&e))
 }
@@ -62,9 +78,10 @@ async fn sum_block(
     start: usize,
     segments: &[Segment],
     weights: &mut [f32],
+    hashes: &mut [blake3::Hasher],
 ) -> Result<(), ComputeError> {
     let mut sums: Vec<Partial> = segments.iter().map(|s| Partial::zero(s.len)).collect();
-    for (node, counted) in &plan.accepted {
+    for ((node, counted), hash) in plan.accepted.iter().zip(hashes) {
         let bad = |reason, detail| ComputeError::BadUpdate { node: node.clone(), reason, detail };
         let block =
             read_update(plan, records, blobs, node, counted, start, weights.len()).await.map_err(|e| match e {
@@ -74,6 +91,7 @@ async fn sum_block(
                 | StoreError::Full { .. }
                 | StoreError::Unavailable(_) => ComputeError::Store(e.to_string()),
             })?;
+        hash.update(&block);
         for (segment, sum) in segments.iter().zip(&mut sums) {
             let from = (segment.start - start) * 4;
             sum.add(&block[from..from + segment.len * 4], counted.weight, segment.grid.bound, &counted.payload.digest)

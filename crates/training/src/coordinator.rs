@@ -83,6 +83,14 @@ impl Coordinator {
         }
     }
 
+    /// Counts the updates that another coordinator has taken in meanwhile.
+    async fn recount(&self, saved: &Saved) {
+        let mut payloads = self.shared.payloads.lock().await;
+        for counted in saved.members.iter().filter_map(MemberRecord::counted).filter(|c| !c.inline) {
+            payloads.entry(counted.payload.digest).or_insert(1);
+        }
+    }
+
     fn rules(&self) -> Rules {
         let config = &self.deps.config;
         Rules {
@@ -126,6 +134,7 @@ impl Coordinator {
         inbox: mpsc::Receiver<Message>,
     ) -> Option<(Actor, JoinHandle<Option<OwnedSemaphorePermit>>)> {
         let (epoch, saved) = self.lease(id).await?;
+        self.recount(&saved).await;
         let (slots, turn) = (Arc::clone(&self.slots), outbox.clone());
         let waiting = tokio::spawn(async move {
             let permit = slots.acquire_owned().await.ok();

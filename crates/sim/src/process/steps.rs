@@ -91,7 +91,8 @@ impl Process {
         let Some(epoch) = self.owned.get(id).map(|o| o.epoch) else { return Ok(false) };
         let fence = world.conduct.fence(Fence { lease: store::lease(id), epoch });
         let batch = store::batch(changes, fence);
-        world.perhaps_die(FaultKind::CrashBeforePersist)?;
+        let name = batch.name;
+        world.perhaps_die(FaultKind::CrashBeforePersist, name)?;
         match ready(world.records.commit(batch)) {
             Ok(()) => {}
             Err(StoreError::Fenced { .. }) => {
@@ -102,7 +103,7 @@ impl Process {
             Err(error) => panic!("invariant: a memory store has no other faults than {error}"),
         }
         world.witness.committed(&world.records, &world.blobs, id, epoch)?;
-        world.perhaps_die(FaultKind::CrashAfterPersist)?;
+        world.perhaps_die(FaultKind::CrashAfterPersist, name)?;
         Ok(true)
     }
 
@@ -142,7 +143,7 @@ impl Process {
 
     fn later(&self, world: &mut World, ms_max: u64, job: &JobId, input: Input) {
         let (process, life) = (self.index, self.life);
-        world.soon(1, ms_max, Event::Made { process, life, job: job.clone(), input });
+        world.soon(1, ms_max, AtProcess::Made { process, life, job: job.clone(), input });
     }
 
     fn send(&self, world: &mut World, peer: &Peer, message: Down) {

@@ -12,20 +12,20 @@ impl Village {
     pub(super) fn plan_life(&mut self) {
         let world = &mut self.world;
         for process in 0..self.processes.len() {
-            world.soon(0, 200, Event::Start { process });
+            world.soon(0, 200, Fate::Start { process });
         }
         for node in 0..self.nodes.len() {
-            world.soon(0, 500, Event::Boot { node });
+            world.soon(0, 500, Fate::Boot { node });
         }
         for job in 0..self.jobs.len() {
-            world.soon(0, 3_000, Event::Create { job });
+            world.soon(0, 3_000, Client::Create { job });
         }
         for request in 0..self.requests.len() {
-            world.soon(500, 12_000, Event::Submit { request });
+            world.soon(500, 12_000, Client::Submit { request });
         }
         if world.plan.cancel_last {
             let job = self.jobs.len() - 1;
-            world.soon(1_000, 8_000, Event::Cancel { job });
+            world.soon(1_000, 8_000, Client::Cancel { job });
         }
     }
 
@@ -36,19 +36,19 @@ impl Village {
         let last = faults.until_ms / 2;
         for _ in 0..faults.node_crashes {
             let node = world.net.between(0, self.nodes.len() as u64 - 1);
-            world.soon(500, last, Event::Kill { node: index(node) });
+            world.soon(500, last, Fate::Kill { node: index(node) });
         }
         for _ in 0..faults.partitions {
             let (low, high) = (world.net.between(0, self.nodes.len() as u64 - 1), self.nodes.len() as u64 - 1);
             let nodes: Vec<usize> = (index(low)..=index(world.net.between(low, high))).collect();
             let (from, length) = (world.net.between(500, last), world.net.between(300, 6_000));
-            world.queue.plan(from, Event::Cut { nodes: nodes.clone(), off: true });
-            world.queue.plan(from + length, Event::Cut { nodes, off: false });
+            world.queue.plan(from, Fate::Cut { nodes: nodes.clone(), off: true });
+            world.queue.plan(from + length, Fate::Cut { nodes, off: false });
         }
         for _ in 0..faults.freezes {
             let process = index(world.net.between(0, self.processes.len() as u64 - 1));
             let ms = world.net.between(3_000, 9_000);
-            world.soon(500, last, Event::Freeze { process, ms });
+            world.soon(500, last, Fate::Freeze { process, ms });
         }
     }
 
@@ -57,36 +57,36 @@ impl Village {
         self.processes[index].die();
         for node in &self.nodes {
             if let Some(stream) = node.streams[index] {
-                self.world.soon(20, 800, Event::Hung { node: node.index, process: index, stream });
+                self.world.soon(20, 800, Wire::Hung { node: node.index, process: index, stream });
             }
         }
-        self.world.soon(DEAD_MS.0, DEAD_MS.1, Event::Start { process: index });
+        self.world.soon(DEAD_MS.0, DEAD_MS.1, Fate::Start { process: index });
     }
 
-    pub(super) fn fate(&mut self, event: Event) -> Result<(), Breach> {
+    pub(super) fn fate(&mut self, event: Fate) -> Result<(), Breach> {
         let calm = self.world.now() >= self.world.plan.faults.until_ms;
         match event {
-            Event::Start { process } => {
+            Fate::Start { process } => {
                 let result = self.processes[process].start(&mut self.world);
                 return self.lives(process, result);
             }
-            Event::Boot { node } => self.nodes[node].boot(&mut self.world),
-            Event::Freeze { process, ms } if !calm && self.processes[process].up => {
+            Fate::Boot { node } => self.nodes[node].boot(&mut self.world),
+            Fate::Freeze { process, ms } if !calm && self.processes[process].up => {
                 self.world.net.tally.count(FaultKind::Freeze);
                 self.processes[process].frozen_until = self.world.now() + ms;
             }
-            Event::Kill { node } if !calm && self.nodes[node].up => {
+            Fate::Kill { node } if !calm && self.nodes[node].up => {
                 self.world.net.tally.count(FaultKind::NodeCrash);
                 for (process, stream) in self.nodes[node].streams.clone().into_iter().enumerate() {
                     if let Some(stream) = stream {
-                        self.world.soon(20, 800, Event::Broken { process, node, stream });
+                        self.world.soon(20, 800, Wire::Broken { process, node, stream });
                     }
                 }
                 self.nodes[node].die();
-                self.world.soon(50, 4_000, Event::Boot { node });
+                self.world.soon(50, 4_000, Fate::Boot { node });
             }
-            Event::Cut { nodes, off } => self.cut(&nodes, off),
-            _ => {}
+            Fate::Cut { nodes, off } => self.cut(&nodes, off),
+            Fate::Freeze { .. } | Fate::Kill { .. } => {}
         }
         Ok(())
     }
@@ -101,22 +101,22 @@ impl Village {
             for (process, stream) in streams.into_iter().enumerate().filter(|_| off) {
                 let Some(stream) = stream else { continue };
                 let (node, late) = (*node, HEARTBEAT_MS + 500);
-                self.world.soon(HEARTBEAT_MS, late, Event::Hung { node, process, stream });
-                self.world.soon(HEARTBEAT_MS, late, Event::Broken { process, node, stream });
+                self.world.soon(HEARTBEAT_MS, late, Wire::Hung { node, process, stream });
+                self.world.soon(HEARTBEAT_MS, late, Wire::Broken { process, node, stream });
             }
         }
     }
 
-    pub(super) fn streams(&mut self, event: Event) -> Result<(), Breach> {
+    pub(super) fn at_wire(&mut self, event: Wire) -> Result<(), Breach> {
         let world = &mut self.world;
         match event {
-            Event::Dial { node, life, process } => {
+            Wire::Dial { node, life, process } => {
                 let (n, p) = (&mut self.nodes[node], &mut self.processes[process]);
                 if !n.up || n.life != life || n.streams[process].is_some() {
                     return Ok(());
                 }
                 if !p.up || world.now() < p.frozen_until || world.net.cut[node] {
-                    world.soon(100, 800, Event::Dial { node, life, process });
+                    world.soon(100, 800, Wire::Dial { node, life, process });
                     return Ok(());
                 }
                 let stream = world.next_stream();
@@ -124,17 +124,17 @@ impl Village {
                 let result = p.joined(world, node, stream);
                 self.lives(process, result)
             }
-            Event::Hung { node, process, stream } => {
+            Wire::Hung { node, process, stream } => {
                 let (n, p) = (&mut self.nodes[node], &self.processes[process]);
                 // A partition that healed in time broke nothing.
                 let well = p.up && !world.net.cut[node] && p.streams.get(&node) == Some(&stream);
                 if n.up && n.streams[process] == Some(stream) && !well {
                     n.streams[process] = None;
-                    world.soon(20, 500, Event::Dial { node, life: n.life, process });
+                    world.soon(20, 500, Wire::Dial { node, life: n.life, process });
                 }
                 Ok(())
             }
-            Event::Broken { process, node, stream } => {
+            Wire::Broken { process, node, stream } => {
                 let (n, p) = (&self.nodes[node], &mut self.processes[process]);
                 let well = n.up && !world.net.cut[node] && n.streams[process] == Some(stream);
                 if !p.up || well {
@@ -142,25 +142,24 @@ impl Village {
                 }
                 if world.now() < p.frozen_until {
                     let at = p.frozen_until;
-                    world.queue.plan(at, Event::Broken { process, node, stream });
+                    world.queue.plan(at, Wire::Broken { process, node, stream });
                     return Ok(());
                 }
                 if n.streams[process] == Some(stream) {
                     // The other side will see nothing but silence.
-                    world.soon(0, HEARTBEAT_MS, Event::Hung { node, process, stream });
+                    world.soon(0, HEARTBEAT_MS, Wire::Hung { node, process, stream });
                 }
                 let result = p.left(world, node, stream);
                 self.lives(process, result)
             }
-            other => unreachable!("invariant: {other:?} is not about a stream"),
         }
     }
 
-    pub(super) fn at_client(&mut self, event: Event) -> Result<(), Breach> {
+    pub(super) fn at_client(&mut self, event: Client) -> Result<(), Breach> {
         let again = event.clone();
         let up = |p: &Process, world: &World| p.up && world.now() >= p.frozen_until;
         match event {
-            Event::Create { job } => {
+            Client::Create { job } => {
                 let Some(index) = (0..self.processes.len()).find(|i| up(&self.processes[*i], &self.world)) else {
                     self.world.soon(200, 1_000, again);
                     return Ok(());
@@ -173,7 +172,7 @@ impl Village {
                 }
                 self.lives(index, result)
             }
-            Event::Submit { request } => {
+            Client::Submit { request } => {
                 let taken = self.requests.iter().position(|s| s.id == RequestId::from_bits(request as u128 + 1));
                 let Some(taken) = taken else { return Ok(()) };
                 if !up(&self.processes[0], &self.world) {
@@ -185,7 +184,7 @@ impl Village {
                 let result = self.processes[0].serve(&mut self.world, submit);
                 self.lives(0, result)
             }
-            Event::Cancel { job } => {
+            Client::Cancel { job } => {
                 let id = self.jobs[job].job_id.clone();
                 let ended = self.records().iter().any(|r| r.spec.job_id == id && r.life.status().is_terminal());
                 if !ended {
@@ -198,7 +197,6 @@ impl Village {
                 }
                 Ok(())
             }
-            other => unreachable!("invariant: {other:?} is not a client's"),
         }
     }
 }

@@ -10,8 +10,31 @@ mod twins;
 /// Seeds of the test command.
 const SEEDS: u64 = 200;
 
-/// Runs all seeds on all processors; in seed order.
-fn all_seeds(plan: impl Fn(u64) -> Plan + Sync) -> Vec<Result<Report, Violation>> {
+/// A number from the person who runs the tests: `SIM_SEED` to replay one seed, `SIM_SEEDS` to try more of them.
+#[expect(clippy::disallowed_methods, reason = "tests have no configuration to read the environment for them")]
+fn asked(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().expect("a number is needed"))
+}
+
+/// Steps at which coordinators must die, before and after, in some seed.
+const STEPS: [&str; 9] = [
+    "job_created",
+    "job_changed",
+    "round_opened",
+    "update_stored",
+    "round_closed",
+    "round_published",
+    "job_ended",
+    "request_accepted",
+    "request_finished",
+];
+
+/// Runs seeds from 1 on all processors until all are done or `enough` has what it wants; in seed order.
+fn seeds(
+    plan: impl Fn(u64) -> Plan + Sync,
+    enough: impl Fn(&Result<Report, Violation>) -> bool + Sync,
+) -> Vec<Result<Report, Violation>> {
+    let last = asked("SIM_SEEDS").unwrap_or(SEEDS);
     let next = AtomicU64::new(1);
     let results = Mutex::new(Vec::new());
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
@@ -20,16 +43,19 @@ fn all_seeds(plan: impl Fn(u64) -> Plan + Sync) -> Vec<Result<Report, Violation>
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed > SEEDS {
+                    if seed > last {
                         return;
                     }
                     let result = run(seed, plan(seed));
-                    results.lock().unwrap().push((seed, result));
+                    if enough(&result) {
+                        next.store(last + 1, Ordering::Relaxed);
+                    }
+                    results.lock().expect("no worker panics with the lock").push((seed, result));
                 }
             });
         }
     });
-    let mut results = results.into_inner().unwrap();
+    let mut results = results.into_inner().expect("no worker panics with the lock");
     results.sort_by_key(|(seed, _)| *seed);
     results.into_iter().map(|(_, result)| result).collect()
 }
@@ -63,16 +89,21 @@ fn check_models(report: &Report) {
 fn every_promise_holds_for_every_seed_and_every_fault_strikes() {
     let mut tally = Tally::default();
     let (mut abandoned, mut answered) = (0, 0);
-    for result in all_seeds(Plan::drawn) {
+    for result in seeds(Plan::drawn, Result::is_err) {
         let report = result.unwrap_or_else(|violation| panic!("{violation}"));
         check_models(&report);
         tally.add(&report.tally);
         abandoned += report.abandoned;
         answered += report.answered;
     }
-    println!("{SEEDS} seeds: {tally:?}; {abandoned} attempts given up, {answered} requests answered");
+    println!("{tally:?}; {abandoned} attempts given up, {answered} requests answered");
     for kind in FaultKind::ALL {
         assert!(tally.of(kind) > 0, "{kind:?} never struck");
+    }
+    for step in STEPS {
+        for kind in [FaultKind::CrashBeforePersist, FaultKind::CrashAfterPersist] {
+            assert!(tally.at_step(kind, step) > 0, "{kind:?} never struck at {step}");
+        }
     }
     assert!(abandoned > 0 && answered > 0);
 }
@@ -86,9 +117,8 @@ fn the_same_seed_is_the_same_run() {
 
 /// `SIM_SEED=17 cargo nextest run -p aivillage-sim replay` runs one seed and shows what came of it.
 #[test]
-#[expect(clippy::disallowed_methods, reason = "the seed to replay comes from the person who replays it")]
 fn replay() {
-    let seed = std::env::var("SIM_SEED").ok().map_or(1, |text| text.parse().expect("SIM_SEED is a number"));
+    let seed = asked("SIM_SEED").unwrap_or(1);
     println!("{:#?}", Plan::drawn(seed));
     let report = run(seed, Plan::drawn(seed)).unwrap_or_else(|violation| panic!("{violation}"));
     check_models(&report);

@@ -159,6 +159,14 @@ async fn an_unusable_update_is_named_and_nothing_is_left_behind() {
 }
 
 #[tokio::test]
+async fn an_update_that_changed_in_the_store_is_named() {
+    let closed = Closed::new(linear(), random_updates(4, 2), true).await;
+    let other = Change::Payload(key(1, 1), name("n1"), Bytes::from(to_bytes(&[1, 2, 3, 4])));
+    closed.records.commit(store::batch(vec![other], None)).await.unwrap();
+    bad(closed.run(&closed.plan).await, "n1", "damaged");
+}
+
+#[tokio::test]
 async fn a_missing_model_is_a_fault_of_the_store_not_of_a_member() {
     let closed = Closed::new(linear(), random_updates(4, 2), true).await;
     closed.blobs.delete(&closed.plan.model_in.digest).await.unwrap();
