@@ -20,6 +20,7 @@ use utoipa::ToSchema;
 pub use keys::{ApiKeys, IssuedKey, KeyError, KeyInfo};
 
 use crate::app::App;
+use crate::limits;
 use crate::problem::Problem;
 
 /// What a key opens.
@@ -98,7 +99,8 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
             request.extensions_mut().insert(principal);
         }
         Ok(None) => {}
-        Err(problem) => return problem.into_response(),
+        // Guesses cost their address its rate, like requests.
+        Err(problem) => return limits::charge(&app, &request).err().unwrap_or(problem).into_response(),
     }
     next.run(request).await
 }

@@ -166,6 +166,11 @@ impl Idempotency {
                 batch.delete(TABLE, old);
                 swept += 1;
             }
+            if state.stored.front().is_some_and(|(expires, _)| *expires <= now) {
+                // The sweep has not come to the end of what has expired: an older answer of this very key may be among
+                // it, and must not take the new one with it later.
+                state.stored.retain(|(_, old)| old != key);
+            }
             state.stored.push_back((answer.expires_ms, key.to_owned()));
         }
         batch.put(TABLE, key, answer);
@@ -279,4 +284,42 @@ fn replayed(answer: Answer) -> Response {
     }
     headers.insert(REPLAYED.clone(), HeaderValue::from_static("true"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use aivillage_storage::MemoryRecords;
+    use aivillage_storage::contract::ManualClock;
+
+    use super::*;
+
+    /// More than one sweep takes, all expired, and then one of them again.
+    #[tokio::test]
+    async fn an_old_answer_of_a_key_does_not_take_the_new_one_with_it() {
+        let clock = ManualClock::at(1_000_000);
+        let records: Arc<dyn Records> = Arc::new(MemoryRecords::new(clock.clone()));
+        let answers = Idempotency::open(Arc::clone(&records), clock.clone(), 1_000, 10_000).await.unwrap();
+        let answer = |body: &str| Answer {
+            body_hash: "hash".into(),
+            status: 200,
+            content_type: String::new(),
+            body: body.into(),
+            secret: false,
+            expires_ms: clock.now().wall_ms + 1_000,
+        };
+        let last = 2 * SWEEP;
+        for i in 0..=last {
+            answers.store(&format!("{i:03}"), &answer("old")).await.unwrap();
+        }
+        clock.advance(std::time::Duration::from_secs(2));
+        let again = format!("{last:03}");
+        answers.store(&again, &answer("new")).await.unwrap();
+        for other in ["a", "b", "c"] {
+            answers.store(other, &answer("other")).await.unwrap();
+        }
+        let row = records.get(TABLE, &again).await.unwrap().expect("the new answer is there");
+        let kept: Answer = serde_json::from_slice(&row.value).unwrap();
+        assert_eq!(kept.body, "new");
+        assert_eq!(answers.lock().stored.len(), 4, "nothing that expired is left");
+    }
 }

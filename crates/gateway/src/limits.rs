@@ -82,16 +82,8 @@ pub(crate) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
         // A gateway under load is alive: probes must not be told 429.
         return next.run(request).await;
     }
-    if let Some(rate) = &app.limits.rate {
-        let caller = match request.extensions().get::<Principal>() {
-            Some(principal) if principal.id != "anonymous" => principal.id.clone(),
-            Some(_) | None => peer_ip(&request).map_or_else(String::new, |ip| ip.to_string()),
-        };
-        if let Err(wait_us) = rate.take(&caller, app.clock.now().monotonic_ms * 1000) {
-            return Problem::new(ErrorKind::Overloaded, "more requests than one caller may send: slow down")
-                .retry_after(wait_us.div_ceil(1_000_000).max(1))
-                .into_response();
-        }
+    if let Err(problem) = charge(&app, &request) {
+        return problem.into_response();
     }
     let Ok(slot) = Arc::clone(&app.limits.slots).try_acquire_owned() else {
         return Problem::new(
@@ -101,6 +93,22 @@ pub(crate) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
         .into_response();
     };
     next.run(request).await.map(|body| Body::new(HeldBody { body, _slot: slot }))
+}
+
+/// Takes one request of its caller's rate; a caller without a key is its address.
+///
+/// # Errors
+/// 429 with the time to wait.
+pub(crate) fn charge(app: &App, request: &Request) -> Result<(), Problem> {
+    let Some(rate) = &app.limits.rate else { return Ok(()) };
+    let caller = match request.extensions().get::<Principal>() {
+        Some(principal) if principal.id != "anonymous" => principal.id.clone(),
+        Some(_) | None => peer_ip(request).map_or_else(String::new, |ip| ip.to_string()),
+    };
+    rate.take(&caller, app.clock.now().monotonic_ms * 1000).map_err(|wait_us| {
+        Problem::new(ErrorKind::Overloaded, "more requests than one caller may send: slow down")
+            .retry_after(wait_us.div_ceil(1_000_000).max(1))
+    })
 }
 
 /// A body that keeps its request's slot until it is sent: an open event stream still counts.

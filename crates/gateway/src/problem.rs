@@ -31,6 +31,11 @@ impl Fault {
     pub(crate) fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { pointer: pointer.into(), detail: detail.into() }
     }
+
+    /// Place and fault in one line; a fault of the whole body needs no place.
+    fn sentence(&self) -> String {
+        if self.pointer.is_empty() { self.detail.clone() } else { format!("{}: {}", self.pointer, self.detail) }
+    }
 }
 
 /// The document as it is sent.
@@ -168,12 +173,10 @@ impl Problem {
 
     /// 400 with all faults of a body.
     pub(crate) fn faults(errors: Vec<Fault>) -> Self {
-        let detail = match errors.as_slice() {
-            [one] => format!("{}: {}", one.pointer, one.detail),
-            many => {
-                let places: Vec<_> = many.iter().map(|f| format!("{}: {}", f.pointer, f.detail)).collect();
-                format!("{} faults: {}", many.len(), places.join("; "))
-            }
+        let places: Vec<_> = errors.iter().map(Fault::sentence).collect();
+        let detail = match places.as_slice() {
+            [one] => one.clone(),
+            many => format!("{} faults: {}", many.len(), many.join("; ")),
         };
         Self { errors, ..Self::new(ErrorKind::Invalid, detail) }
     }
@@ -306,6 +309,14 @@ mod tests {
         assert_eq!(slugs.len(), CLASSES.len());
         assert_eq!(explain("privacy-unsupported").unwrap().0, StatusCode::BAD_REQUEST);
         assert!(explain("nothing").is_none());
+    }
+
+    #[test]
+    fn a_fault_of_the_whole_body_is_told_without_a_place() {
+        let whole = Problem::faults(vec![Fault::new("", "the body must be a JSON object")]);
+        assert_eq!(whole.detail, "the body must be a JSON object");
+        let two = Problem::faults(vec![Fault::new("/a", "x"), Fault::new("", "y")]);
+        assert_eq!(two.detail, "2 faults: /a: x; y");
     }
 
     #[test]

@@ -89,7 +89,10 @@ pub(crate) async fn upload(
     }
     let declared =
         request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
-    let blob = take(&app, request.into_body(), declared).await?;
+    let blob = {
+        let _seen = inference.uploading(&record.info.model_id);
+        take(&app, request.into_body(), declared).await?
+    };
     match inference.publish(record.info, blob).await {
         Ok(record) => Ok(Json(record.into())),
         Err(error) => Err(error.into()),

@@ -174,6 +174,19 @@ async fn callers_who_come_too_often_are_429_with_retry_after_and_others_are_not(
 }
 
 #[tokio::test]
+async fn guessing_keys_costs_the_rate_of_the_address_and_not_of_others() {
+    let config = GatewayConfig { rate_limit_per_second: 1, rate_limit_burst: 2, ..GatewayConfig::default() };
+    let village = Village::configured(config).await;
+    let guess = |key: &'static str| village.get("/v1/federated/training/jobs").key(key);
+    guess("guess-1").send().await.problem(401);
+    guess("guess-2").send().await.problem(401);
+    let answer = guess("guess-3").send().await;
+    answer.problem(429);
+    assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+    village.get("/v1/federated/training/jobs").key(&village.client).send().await.ok();
+}
+
+#[tokio::test]
 async fn unknown_query_parameters_are_400() {
     let village = Village::start().await;
     let answer = village.get("/v1/federated/training/job_x/model?rund=1").send().await;
