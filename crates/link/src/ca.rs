@@ -1,6 +1,6 @@
 //! The gateway's certificate authority: made on first start, signs the link's own certificate and those of nodes.
 //!
-//! `ca.key` (ECDSA P-256, mode 0600) is the one secret; `ca.pem` can be made again from it. Nodes pin the *key*
+//! `ca.key` (ECDSA P-256, mode 0600, sealed if there is a [`Seal`]) is the one secret; `ca.pem` can be made again from it. Nodes pin the *key*
 //! ([`Authority::pin`]). Clients check one fixed name, [`SERVER_NAME`], whatever address they dial: only this CA signs
 //! for it. Must not know who may have a certificate: that is the registry's.
 
@@ -19,8 +19,10 @@ use rcgen::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
+use zeroize::Zeroizing;
 
 use crate::files;
+use crate::seal::{self, Seal};
 use crate::token::Pin;
 
 /// The DNS name in the server's certificate.
@@ -107,8 +109,8 @@ impl Authority {
     /// Opens the CA in this folder, or makes it: key first, then certificate, each written whole and durably.
     ///
     /// # Errors
-    /// [`CaError::Io`], also if others may read the key; [`CaError::Damaged`].
-    pub fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Self, CaError> {
+    /// [`CaError::Io`], also if others may read the key or it is sealed with another key; [`CaError::Damaged`].
+    pub fn open(dir: &Path, clock: Arc<dyn Clock>, seal: Option<&Seal>) -> Result<Self, CaError> {
         let (key_path, pem_path) = (dir.join("ca.key"), dir.join("ca.pem"));
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -117,14 +119,14 @@ impl Authority {
         let damaged =
             |path: &Path, why: &dyn fmt::Display| CaError::Damaged { path: path.to_owned(), why: why.to_string() };
         std::fs::create_dir_all(dir).map_err(io(dir))?;
-        let key = if let Some(text) = files::read_secret(&key_path).map_err(io(&key_path))? {
+        let key = if let Some(text) = seal::read(&key_path, seal).map_err(io(&key_path))? {
             KeyPair::from_pem(&text).map_err(|e| damaged(&key_path, &e))?
         } else {
             if pem_path.exists() {
                 return Err(damaged(&key_path, &"ca.pem is there, ca.key is not"));
             }
             let key = KeyPair::generate().map_err(|e| CaError::Signing(e.to_string()))?;
-            files::write_durably(&key_path, key.serialize_pem().as_bytes(), true).map_err(io(&key_path))?;
+            seal::write(&key_path, &Zeroizing::new(key.serialize_pem()), seal).map_err(io(&key_path))?;
             key
         };
         let pin = Pin::of_spki(&key.subject_public_key_info());
@@ -260,7 +262,7 @@ mod tests {
     use aivillage_base::time::SystemClock;
 
     fn open(dir: &Path) -> Result<Authority, CaError> {
-        Authority::open(dir, Arc::new(SystemClock::new()))
+        Authority::open(dir, Arc::new(SystemClock::new()), None)
     }
 
     #[test]
@@ -281,6 +283,24 @@ mod tests {
         assert!(matches!(open(b.path()), Err(CaError::Damaged { .. })));
         std::fs::remove_file(a.path().join("ca.key")).unwrap();
         assert!(matches!(open(a.path()), Err(CaError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_sealed_authority_is_the_same_one_and_opens_with_its_key_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |key: Option<&str>| {
+            let seal = key.map(Seal::new);
+            Authority::open(dir.path(), Arc::new(SystemClock::new()), seal.as_ref())
+        };
+        let pin = with(None).unwrap().pin();
+        assert_eq!(with(Some("right")).unwrap().pin(), pin);
+        let text = std::fs::read_to_string(dir.path().join("ca.key")).unwrap();
+        assert!(text.starts_with("aivillage-sealed-v1") && !text.contains("PRIVATE KEY"), "{text}");
+        for wrong in [None, Some("wrong")] {
+            let error = with(wrong).unwrap_err().to_string();
+            assert!(error.contains("ca.key") && error.contains("SECRET_KEY"), "{error}");
+        }
+        assert_eq!(with(Some("right")).unwrap().pin(), pin);
     }
 
     #[test]

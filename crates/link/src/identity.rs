@@ -1,4 +1,5 @@
-//! A node's identity: one Ed25519 key (RFC 8032), kept in `identity.key` (PKCS#8 PEM, mode 0600).
+//! A node's identity: one Ed25519 key (RFC 8032), kept in `identity.key` (PKCS#8 PEM, mode 0600, sealed if there is a
+//! [`Seal`]).
 //!
 //! Promise: the private half is printed by nothing, leaves memory zeroed, and proves itself in each certificate request.
 //! Must not know the gateway.
@@ -17,7 +18,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::files;
+use crate::seal::{self, Seal};
 
 /// A node's identity cannot be read, made or kept.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +66,10 @@ impl Identity {
     /// The key in this file; a new one is made and saved if there is none.
     ///
     /// # Errors
-    /// [`IdentityError`], also if others may read the file.
-    pub fn open_or_create(path: &Path) -> Result<Self, IdentityError> {
+    /// [`IdentityError`], also if others may read the file or it is sealed with another key.
+    pub fn open_or_create(path: &Path, seal: Option<&Seal>) -> Result<Self, IdentityError> {
         let io = |source| IdentityError::Io { path: path.to_owned(), source };
-        if let Some(text) = files::read_secret(path).map_err(io)? {
-            let text = Zeroizing::new(text);
+        if let Some(text) = seal::read(path, seal).map_err(io)? {
             let der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes())
                 .map(|der| Zeroizing::new(der.secret_pkcs8_der().to_vec()));
             return der.ok().and_then(Self::from_pkcs8).ok_or_else(|| IdentityError::Damaged { path: path.to_owned() });
@@ -80,7 +80,7 @@ impl Identity {
         text.push_str(&body);
         body.zeroize();
         text.push_str("\n-----END PRIVATE KEY-----\n");
-        files::write_durably(path, text.as_bytes(), true).map_err(io)?;
+        seal::write(path, &text, seal).map_err(io)?;
         Ok(identity)
     }
 
@@ -140,15 +140,15 @@ mod tests {
     fn an_identity_is_the_same_after_reopening_and_only_its_owner_can_read_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("identity.key");
-        let first = Identity::open_or_create(&path).unwrap();
-        assert_eq!(Identity::open_or_create(&path).unwrap().id(), first.id());
+        let first = Identity::open_or_create(&path, None).unwrap();
+        assert_eq!(Identity::open_or_create(&path, None).unwrap().id(), first.id());
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
             let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
             assert_eq!(mode, 0o600);
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-            let error = Identity::open_or_create(&path).unwrap_err().to_string();
+            let error = Identity::open_or_create(&path, None).unwrap_err().to_string();
             assert!(error.contains("chmod 600"), "{error}");
         }
     }
@@ -157,8 +157,8 @@ mod tests {
     fn a_file_that_is_no_key_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("identity.key");
-        files::write_durably(&path, b"hello", true).unwrap();
-        assert!(matches!(Identity::open_or_create(&path), Err(IdentityError::Damaged { .. })));
+        seal::write(&path, "hello", None).unwrap();
+        assert!(matches!(Identity::open_or_create(&path, None), Err(IdentityError::Damaged { .. })));
         assert_eq!(std::fs::read(&path).unwrap(), b"hello");
     }
 

@@ -228,7 +228,7 @@ async fn an_enrolled_node_that_speaks_by_hand_gets_ranges_and_typed_refusals() {
     let village = Village::start().await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("identity.key");
-    let identity = Identity::open_or_create(&path).unwrap();
+    let identity = Identity::open_or_create(&path, None).unwrap();
     let token = village.token("hand").await;
     let enrolment = join(&village.address(), &token, &identity, &village.clock()).await.unwrap();
     let blob = village.blob(bytes::Bytes::from_static(b"0123456789")).await.digest;

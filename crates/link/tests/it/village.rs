@@ -142,7 +142,7 @@ impl Village {
     pub(crate) async fn with(config: LinkConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(ShiftedClock::default());
-        let authority = Authority::open(dir.path(), clock.clone()).unwrap();
+        let authority = Authority::open(dir.path(), clock.clone(), None).unwrap();
         let records: Arc<dyn Records> = Arc::new(MemoryRecords::new(clock.clone()));
         let registry = Registry::open(records, authority.pin(), clock.clone()).await.unwrap();
         let (heard, receiver) = mpsc::channel(1024);
