@@ -28,11 +28,32 @@ pub struct Endpoint {
     pub pid: u32,
 }
 
+/// Sole use of a folder by this process; given back when dropped, and by the kernel when the process dies.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: File,
+}
+
+impl FolderLock {
+    /// Takes the lock of the folder at `path`; None if another process has it.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn take(path: &Path) -> std::io::Result<Option<Self>> {
+        let file = File::create(path.join("lock"))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
 /// A folder that this process owns; the lock goes with it.
 #[derive(Debug)]
 pub struct DataFolder {
     path: PathBuf,
-    _lock: File,
+    _lock: FolderLock,
 }
 
 impl DataFolder {
@@ -50,16 +71,14 @@ impl DataFolder {
         if fresh {
             private(path, 0o700).map_err(|e| fail("cannot protect the data folder", &e))?;
         }
-        let lock_path = path.join("lock");
-        let lock = File::create(&lock_path).map_err(|e| fail("cannot write to the data folder", &e))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let Some(lock) = FolderLock::take(path).map_err(|e| fail("cannot lock the data folder", &e))? else {
             let owner = match Self::endpoint(path) {
                 Ok(Some(e)) => format!("process {} serves it at {}", e.pid, e.http),
                 Ok(None) | Err(_) => "another process is starting or stopping on it".to_owned(),
             };
             return Err(CliError::new(ExitCode::Conflict, format!("the folder {} is in use: {owner}", path.display()))
                 .hint("stop that process first, or choose another folder with --data DIR"));
-        }
+        };
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 

@@ -5,7 +5,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use aivillage_base::NodeName;
 use aivillage_base::ports::Records;
 use aivillage_base::time::{Clock, SystemClock};
 use aivillage_fog::Inventory;
-use aivillage_gateway::{ApiKeys, Gateway, GatewayDeps};
+use aivillage_gateway::{ApiKeys, Gateway, GatewayDeps, Part};
+use aivillage_inference::Inference;
 use aivillage_link::server::LinkDeps;
-use aivillage_link::{Authority, LinkConfig, LinkServer, NewToken, Registry, Streams};
+use aivillage_link::{Authority, LinkConfig, LinkServer, NewToken, Registry, Seal, Streams};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,9 @@ use crate::figures::StoreFigures;
 use crate::folder::{DataFolder, Endpoint};
 use crate::node::{self, NodeFolder, NodeOptions};
 use crate::wiring::{self, Ground, LinkEnrolment, ProcessFacts, VillageInbox};
+
+/// Longest wait at the stop for outcomes of requests that are being stored: some commits on a slow disk.
+const OUTCOMES: Duration = Duration::from_secs(5);
 
 /// What the command line says.
 #[derive(Debug, Clone, Default)]
@@ -58,7 +62,11 @@ pub async fn run(options: UpOptions, environment: Environment) -> Result<(), Cli
     tracing::info!(file = loaded.describe(), "configuration");
     let unkept = config::not_in_effect(&loaded.config);
     for (section, keys) in config::by_section(&unkept) {
-        tracing::warn!(section, keys = keys.join(", "), "configured, but not built yet; `aivillage config check` says more");
+        tracing::warn!(
+            section,
+            keys = keys.join(", "),
+            "configured, but not built yet; `aivillage config check` says more"
+        );
     }
     let cancel = CancellationToken::new();
     stop_on_signal(options.exit_with_parent, cancel.clone())?;
@@ -124,6 +132,7 @@ fn configuration(options: &UpOptions, environment: &Environment) -> Result<Loade
 struct House {
     http: Gateway,
     link: LinkServer,
+    inference: Part<Inference>,
     node: Option<tokio::task::JoinHandle<()>>,
     cancel: CancellationToken,
 }
@@ -138,7 +147,8 @@ impl House {
     ) -> Result<Self, CliError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let config = loaded.config.clone();
-        let (ground, authority, registry) = ground(options, &config, folder, &clock).await?;
+        let seal = environment.seal();
+        let (ground, authority, registry) = ground(options, &config, folder, seal.as_ref(), &clock).await?;
         let mut metrics = prometheus_client::registry::Registry::default();
         let (records, blobs) = (Arc::clone(&ground.records), Arc::clone(&ground.blobs));
         metrics.register_collector(Box::new(StoreFigures { records, blobs }));
@@ -166,7 +176,7 @@ impl House {
         let http = aivillage_gateway::start(
             GatewayDeps {
                 training,
-                inference,
+                inference: inference.clone(),
                 inventory: ground.inventory.clone(),
                 keys,
                 enrolment: Arc::new(LinkEnrolment {
@@ -188,9 +198,12 @@ impl House {
         .map_err(|e| CliError::new(ExitCode::Failed, e.to_string()))?;
         let node = match options.without_node || !federated {
             true => None,
-            false => Some(built_in_node(folder.path(), &registry, link.address(), clock, cancel.clone()).await?),
+            false => {
+                let node = NodeFolder::open(&folder.path().join("node"))?.sealed(seal);
+                Some(built_in_node(node, &registry, link.address(), clock, cancel.clone()).await?)
+            }
         };
-        Ok(Self { http, link, node, cancel: cancel.clone() })
+        Ok(Self { http, link, inference, node, cancel: cancel.clone() })
     }
 
     fn announce(&self, folder: &DataFolder, json: bool) -> Result<(), CliError> {
@@ -223,6 +236,11 @@ impl House {
         self.cancel.cancel();
         self.http.stopped().await;
         self.link.stopped().await;
+        if let Part::On(inference) = &self.inference
+            && tokio::time::timeout(OUTCOMES, inference.stopped()).await.is_err()
+        {
+            tracing::warn!("outcomes of requests were still being stored");
+        }
         if let Some(node) = self.node
             && tokio::time::timeout(Duration::from_secs(2), node).await.is_err()
         {
@@ -245,6 +263,7 @@ async fn ground(
     options: &UpOptions,
     config: &config::Config,
     folder: &DataFolder,
+    seal: Option<&Seal>,
     clock: &Arc<dyn Clock>,
 ) -> Result<(Ground, Authority, Registry), CliError> {
     let failed = |what: &str, e: &dyn std::fmt::Display| CliError::new(ExitCode::Failed, format!("{what}: {e}"));
@@ -254,8 +273,8 @@ async fn ground(
     if let Some(plan) = options.crash {
         records = Arc::new(CrashingRecords::new(records, CrashPoint::new(plan)));
     }
-    let authority = Authority::open(&folder.path().join("ca"), Arc::clone(clock))
-        .map_err(|e| failed("the link's certificate authority cannot be opened", &e))?;
+    let authority = Authority::open(&folder.path().join("ca"), Arc::clone(clock), seal)
+        .map_err(|e| CliError::new(ExitCode::Failed, e.to_string()))?;
     let registry = Registry::open(Arc::clone(&records), authority.pin(), Arc::clone(clock))
         .await
         .map_err(|e| failed("the registry of nodes cannot be read", &e))?;
@@ -279,20 +298,21 @@ async fn keys(ground: &Ground, environment: &Environment, folder: &DataFolder) -
 
 async fn bind(address: SocketAddr, key: &str, flag: &str) -> Result<TcpListener, CliError> {
     TcpListener::bind(address).await.map_err(|e| {
-        CliError::new(ExitCode::Unavailable, format!("cannot listen on {address} ({key}): {e}"))
-            .hint(format!("stop what listens there, or choose another address with {flag} HOST:PORT (port 0 = any free)"))
+        CliError::new(ExitCode::Unavailable, format!("cannot listen on {address} ({key}): {e}")).hint(format!(
+            "stop what listens there, or choose another address with {flag} HOST:PORT (port 0 = any free)"
+        ))
     })
 }
 
 /// The gateway's own node: it joins over the link like any other, with a token made here.
 async fn built_in_node(
-    data: &Path,
+    folder: NodeFolder,
     registry: &Registry,
     link: SocketAddr,
     clock: Arc<dyn Clock>,
     cancel: CancellationToken,
 ) -> Result<tokio::task::JoinHandle<()>, CliError> {
-    let folder = NodeFolder::open(&data.join("node"))?;
+    let running = folder.lock()?;
     let address = reachable(link).to_string();
     let token = match folder.enrolment()? {
         Some(_) => None,
@@ -316,5 +336,6 @@ async fn built_in_node(
         if let Err(error) = ended {
             tracing::error!(%error, "the built-in node has stopped");
         }
+        drop(running);
     }))
 }

@@ -13,9 +13,9 @@ use aivillage_base::wire::{Peer, Up, UpdateHeader, UpdateReply};
 use aivillage_base::{Architecture, Digest, ErrorKind, ModelId, NodeName, Task};
 use aivillage_fog::Inventory;
 use aivillage_gateway::{EnrolledNode, Enrolment, EnrolmentError, IssuedToken, Part, StatusSource, TokenInfo};
+use aivillage_inference::Inference;
 use aivillage_inference::model::ModelInfo;
 use aivillage_inference::request::PrivacyLevel;
-use aivillage_inference::Inference;
 use aivillage_link::{NewToken, Registry, RegistryError, Streams};
 use aivillage_training::handle::{Catalogue, FinishedModel};
 use aivillage_training::metrics::TrainingMetrics;
@@ -254,7 +254,9 @@ impl Inbox for VillageInbox {
     async fn offer(&self, from: &Peer, header: &UpdateHeader) -> Option<UpdateReply> {
         match &self.training {
             Part::On(training) => training.offer(from, header).await,
-            Part::Off { reason } => Some(UpdateReply::Refused { reason: "training_off".into(), detail: reason.clone() }),
+            Part::Off { reason } => {
+                Some(UpdateReply::Refused { reason: "training_off".into(), detail: reason.clone() })
+            }
         }
     }
 
@@ -291,11 +293,7 @@ impl Enrolment for LinkEnrolment {
     async fn create_token(&self, owner: &NodeName, ttl: Duration) -> Result<IssuedToken, EnrolmentError> {
         let issued = self.registry.create_token(NewToken { owner: owner.clone(), ttl }).await;
         let issued = issued.map_err(|e| enrolment_error(&e))?;
-        Ok(IssuedToken {
-            id: issued.record.id,
-            token: issued.token.reveal(),
-            expires_ms: issued.record.expires_ms,
-        })
+        Ok(IssuedToken { id: issued.record.id, token: issued.token.reveal(), expires_ms: issued.record.expires_ms })
     }
 
     async fn tokens(&self) -> Result<Vec<TokenInfo>, EnrolmentError> {

@@ -156,6 +156,7 @@ impl From<JoinArgs> for JoinOptions {
             exit_with_parent: args.harness.exit_with_parent,
             crash: args.harness.crash_at,
             bench_params: args.bench_params,
+            seal: None,
         }
     }
 }

@@ -58,9 +58,9 @@ pub struct NameArgs {
 
 pub(super) async fn run(command: NodeCommand, environment: &Environment) -> Result<(), CliError> {
     match command {
-        NodeCommand::Join(args) => node::join(args.into()).await,
+        NodeCommand::Join(args) => node::join(node::JoinOptions { seal: environment.seal(), ..args.into() }).await,
         NodeCommand::Leave(args) => {
-            node::leave(args.dir.clone()).await?;
+            node::leave(args.dir.clone(), environment.seal()).await?;
             out::line(&format!("left; {} may be removed (sent.log says what this node has sent)", args.dir.display()));
             Ok(())
         }

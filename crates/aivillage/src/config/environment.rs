@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fmt;
 
 use aivillage_base::suggest;
+use aivillage_link::Seal;
 use serde_json::Value as Json;
 
 use super::check::sentence;
@@ -44,7 +45,7 @@ pub struct Environment {
     pub url: Option<String>,
     /// `API_KEY`: an admin key the gateway accepts from the start.
     pub api_key: Option<Secret>,
-    /// `SECRET_KEY`: seals secrets at rest.
+    /// `SECRET_KEY`: seals secrets at rest (see [`Environment::seal`]).
     pub secret_key: Option<Secret>,
     /// `ENVIRONMENT` = `production`: no anonymous access, logs as JSON.
     pub production: bool,
@@ -115,6 +116,12 @@ impl Environment {
             }
         }
         if faults.is_empty() { Ok(environment) } else { Err(ConfigError::Invalid(faults)) }
+    }
+
+    /// What `SECRET_KEY` seals secrets at rest with.
+    #[must_use]
+    pub fn seal(&self) -> Option<Seal> {
+        self.secret_key.as_ref().map(|key| Seal::new(key.expose()))
     }
 
     fn take(&mut self, name: &str, text: String) -> Result<(), (String, Option<String>)> {

@@ -1,8 +1,8 @@
 //! Updates without training: what `bench round` sends, so that it measures the round and nothing else.
 
+use aivillage_base::Task;
 use aivillage_base::rng::SeededRng;
 use aivillage_base::wire::{DataSummary, Invitation, LocalMetrics};
-use aivillage_base::Task;
 use aivillage_training::trainer::{LocalOutcome, TrainError, Trainer};
 
 /// A trainer whose change of the model is a small number drawn from seed, round and name.

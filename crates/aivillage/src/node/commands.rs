@@ -6,6 +6,7 @@ use std::sync::Arc;
 use aivillage_base::ports::Uplink as _;
 use aivillage_base::time::{Clock, SystemClock};
 use aivillage_base::wire::Up;
+use aivillage_link::Seal;
 use tokio_util::sync::CancellationToken;
 
 use super::{NodeFolder, NodeOptions, enrol, link, run};
@@ -30,6 +31,8 @@ pub struct JoinOptions {
     pub crash: Option<CrashPlan>,
     /// Updates of this many values without training, for `bench round`.
     pub bench_params: Option<usize>,
+    /// Seals the node's key at rest (`SECRET_KEY`).
+    pub seal: Option<Seal>,
 }
 
 /// Joins (once) and runs until a signal.
@@ -38,7 +41,8 @@ pub struct JoinOptions {
 /// What keeps the node from joining or running, with what to do.
 pub async fn join(options: JoinOptions) -> Result<(), CliError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let folder = NodeFolder::open(&options.dir)?;
+    let folder = NodeFolder::open(&options.dir)?.sealed(options.seal);
+    let _running = folder.lock()?;
     // Settings at fault are told before a one-time token is spent.
     folder.config()?;
     let enrolment = enrol(&folder, options.address.as_deref(), options.token.as_deref(), &clock).await?;
@@ -55,9 +59,9 @@ pub async fn join(options: JoinOptions) -> Result<(), CliError> {
 ///
 /// # Errors
 /// Nothing joined; the gateway cannot be reached.
-pub async fn leave(dir: PathBuf) -> Result<(), CliError> {
+pub async fn leave(dir: PathBuf, seal: Option<Seal>) -> Result<(), CliError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let folder = NodeFolder::open(&dir)?;
+    let folder = NodeFolder::open(&dir)?.sealed(seal);
     let enrolment = folder.enrolment()?.ok_or_else(|| {
         CliError::new(ExitCode::NotFound, format!("{} has not joined any gateway", folder.path().display()))
     })?;

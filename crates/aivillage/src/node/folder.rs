@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/node.yaml       data, policy, kinds (optional)     DIR/identity.key    Ed25519 key, mode 0600
 //! DIR/enrolment.json  gateway, its CA, certificate       DIR/sent.log        one JSON line a thing sent
-//! DIR/cache/          models by their digest
+//! DIR/cache/          models by their digest           DIR/lock         held (flock) by the process that runs it
 //! ```
 
 use std::fs::{File, OpenOptions};
@@ -12,19 +12,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aivillage_base::time::Clock;
-use aivillage_link::{Enrolment, Identity};
+use aivillage_link::{Enrolment, Identity, Seal};
 use aivillage_training::participant::{SentEntry, SentLog};
 use serde_json::json;
 
 use crate::config::{self, NodeConfig};
 use crate::crash::CrashPoint;
 use crate::exit::{CliError, ExitCode};
-use crate::folder::write_whole;
+use crate::folder::{FolderLock, write_whole};
 
 /// A node's folder.
 #[derive(Debug, Clone)]
 pub struct NodeFolder {
     path: PathBuf,
+    seal: Option<Seal>,
 }
 
 impl NodeFolder {
@@ -38,7 +39,31 @@ impl NodeFolder {
             CliError::new(ExitCode::Failed, format!("cannot create the node's folder {}: {e}", path.display()))
                 .hint("choose another folder with --dir DIR, or mend its permissions")
         })?;
-        Ok(Self { path: path.to_owned() })
+        Ok(Self { path: path.to_owned(), seal: None })
+    }
+
+    /// Seals the node's key at rest, and opens it so; None = as it is.
+    #[must_use]
+    pub fn sealed(self, seal: Option<Seal>) -> Self {
+        Self { seal, ..self }
+    }
+
+    /// Makes this process the only one that runs the node, while the lock lives: two processes under one identity
+    /// would cut each other's stream for ever.
+    ///
+    /// # Errors
+    /// Another process runs it (exit code 6), or the folder cannot be written.
+    pub fn lock(&self) -> Result<FolderLock, CliError> {
+        let lock = FolderLock::take(&self.path).map_err(|e| {
+            CliError::new(ExitCode::Failed, format!("cannot lock the node's folder {}: {e}", self.path.display()))
+                .hint("mend its permissions, or choose another folder with --dir DIR")
+        })?;
+        lock.ok_or_else(|| {
+            let message = format!("the folder {} is in use: another process runs this node", self.path.display());
+            CliError::new(ExitCode::Conflict, message).hint(
+                "stop that process first; a second node needs a folder and a token of its own: --dir DIR --token T",
+            )
+        })
     }
 
     /// The folder.
@@ -58,7 +83,7 @@ impl NodeFolder {
     /// # Errors
     /// The file is damaged or cannot be made.
     pub fn identity(&self) -> Result<Identity, CliError> {
-        Identity::open_or_create(&self.path.join("identity.key"))
+        Identity::open_or_create(&self.path.join("identity.key"), self.seal.as_ref())
             .map_err(|e| CliError::new(ExitCode::Failed, e.to_string()))
     }
 
@@ -118,7 +143,8 @@ impl NodeFolder {
     ) -> Result<Arc<FileLog>, CliError> {
         let path = self.path.join("sent.log");
         let file = OpenOptions::new().create(true).append(true).open(&path);
-        let file = file.map_err(|e| CliError::new(ExitCode::Failed, format!("cannot write {}: {e}", path.display())))?;
+        let file =
+            file.map_err(|e| CliError::new(ExitCode::Failed, format!("cannot write {}: {e}", path.display())))?;
         Ok(Arc::new(FileLog { file: Mutex::new(file), to: to.to_owned(), clock, crash }))
     }
 }
@@ -167,5 +193,33 @@ impl SentLog for FileLog {
                 "note": entry.note,
             }),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_on_one_identity_is_refused_while_the_first_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (NodeFolder::open(dir.path()).unwrap(), NodeFolder::open(dir.path()).unwrap());
+        let running = first.lock().unwrap();
+        let error = second.lock().unwrap_err();
+        assert_eq!(error.code, ExitCode::Conflict);
+        assert!(error.to_string().contains("another process runs this node"), "{error}");
+        drop(running);
+        second.lock().unwrap();
+    }
+
+    #[test]
+    fn a_sealed_identity_is_the_same_node_and_asks_for_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |key: Option<&str>| NodeFolder::open(dir.path()).unwrap().sealed(key.map(Seal::new)).identity();
+        let id = with(None).unwrap().id();
+        assert_eq!(with(Some("right")).unwrap().id(), id);
+        let error = with(None).unwrap_err().to_string();
+        assert!(error.contains("identity.key") && error.contains("SECRET_KEY"), "{error}");
+        assert_eq!(with(Some("right")).unwrap().id(), id);
     }
 }
