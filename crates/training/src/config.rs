@@ -42,8 +42,6 @@ pub struct TrainingConfig {
     pub enable_secure_aggregation: bool,
     /// Strategy of a job that names none.
     pub default_strategy: String,
-    /// Does a job that names no strategy promise robustness against Byzantine nodes?
-    pub byzantine_tolerance: bool,
     /// Are updates to be compressed on the wire?
     pub enable_compression: bool,
 }
@@ -62,7 +60,6 @@ impl Default for TrainingConfig {
             selection: Selection::CapabilityAware,
             enable_secure_aggregation: false,
             default_strategy: "fedavg".into(),
-            byzantine_tolerance: false,
             enable_compression: false,
         }
     }

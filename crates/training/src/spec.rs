@@ -286,13 +286,6 @@ fn check_job_type(job_type: &str, faults: &mut Faults) {
 
 fn resolve_strategy(choice: Option<&StrategyChoice>, config: &TrainingConfig, faults: &mut Faults) -> String {
     let Some(choice) = choice else {
-        if config.byzantine_tolerance {
-            faults.privacy(
-                "/strategy",
-                "the configuration promises `training.aggregation.byzantine_tolerance`, which this version does not \
-                 build yet: name a strategy (`{\"name\": \"fedavg\"}`), or set that key to false",
-            );
-        }
         return strategy::named(&config.default_strategy).map_or_else(
             |e| {
                 faults.invalid("/strategy", &format!("training.aggregation.default_strategy: {e}"));

@@ -122,16 +122,6 @@ fn privacy_that_cannot_be_given_is_refused_as_such() {
 }
 
 #[test]
-fn a_promise_of_robustness_is_kept_or_refused() {
-    let config = TrainingConfig { byzantine_tolerance: true, ..TrainingConfig::default() };
-    let faults = ask(&request(), &config).unwrap_err();
-    assert_eq!((faults[0].pointer.as_str(), faults[0].kind), ("/strategy", ErrorKind::PrivacyUnsupported));
-    let explicit =
-        JobRequest { strategy: Some(StrategyChoice { name: "fedavg".into(), config: Map::new() }), ..request() };
-    assert!(ask(&explicit, &config).is_ok(), "an explicit strategy always wins");
-}
-
-#[test]
 fn numbers_outside_their_range_are_named_with_it() {
     check(|r| r.total_rounds = Some(0), "/total_rounds", "0 is outside 1 to 100000");
     check(|r| r.job_name = "  ".into(), "/job_name", "1 to 200 characters");
