@@ -117,11 +117,27 @@ pub async fn run(args: DemoArgs) -> Result<(), CliError> {
     let dir = setting.dir.clone();
     // Dropping the demonstration kills its processes.
     let interrupted = tokio::select! {
-        result = perform(setting) => return result,
+        result = perform(setting) => {
+            return match result? {
+                Some(village) => keep(village).await,
+                None => Ok(()),
+            };
+        }
         signal = interrupt() => signal?,
     };
     let message = format!("stopped by {interrupted}: every process of the demonstration is stopped");
     Err(CliError::new(ExitCode::Failed, message).hint(format!("what it had written so far is in {}", dir.display())))
+}
+
+/// Goes on serving until somebody stops it.
+async fn keep(mut village: Village) -> Result<(), CliError> {
+    let interrupted = tokio::select! {
+        gone = village.gone() => return Err(village.fault(&gone)),
+        signal = interrupt() => signal?,
+    };
+    village.stop().await;
+    out::note(&format!("stopped by {interrupted}; everything is in the folder named above"));
+    Ok(())
 }
 
 async fn interrupt() -> Result<&'static str, CliError> {
@@ -166,7 +182,8 @@ fn run_folder(base: &Path, seed: u64, wall_ms: u64) -> Result<PathBuf, CliError>
     Ok(dir)
 }
 
-async fn perform(setting: Setting) -> Result<(), CliError> {
+/// The whole demonstration; the village that goes on serving, if it shall be kept.
+async fn perform(setting: Setting) -> Result<Option<Village>, CliError> {
     let clock = SystemClock::new();
     let story = Story::new(setting.args.json);
     story.begin(&setting);
@@ -192,11 +209,10 @@ async fn perform(setting: Setting) -> Result<(), CliError> {
         out::document(&document(&setting, &outcome, &report));
     }
     if setting.args.keep {
-        let gone = village.gone().await;
-        return Err(village.fault(&gone));
+        return Ok(Some(village));
     }
     village.stop().await;
-    Ok(())
+    Ok(None)
 }
 
 /// The village whose nodes hold the shards of the deal.

@@ -1,8 +1,10 @@
 //! The binary's library: what `aivillage` is made of, so that tests can call it without a process.
 //!
-//! - [`config`]: `federated.yaml`, `node.yaml` and the environment, parsed once, with errors that point at the place.
-//!
-//! - [`cli`]: the commands, what they print; [`client`]: the HTTP client by which they reach a gateway; [`exit`]: how they end.
+//! - [`cli`]: the commands and what they print; [`client`]: the HTTP client by which they reach a gateway;
+//! - [`demo`]: the whole idea on this machine; [`processes`]: the village of real processes that it and `bench` run on;
+//! - [`up`], [`node`], [`wiring`]: a gateway, a node, and where the rooms meet;
+//! - [`config`]: `federated.yaml`, `node.yaml` and the environment, parsed once, with errors that point at the place;
+//! - [`folder`], [`exit`], [`figures`], [`crash`]: a gateway's folder, how commands end, figures of the stores, planned deaths.
 //!
 //! This crate may import every room and is imported by none. It owns what no room may know: the environment,
 //! the command line, the wiring.

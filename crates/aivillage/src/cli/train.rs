@@ -245,14 +245,15 @@ impl Live {
     pub(crate) fn new(total: u32, json: bool) -> Self {
         let terminal = out::is_terminal() && console::Term::stderr().is_term() && !json;
         let bar = terminal.then(|| {
-            let style = ProgressStyle::with_template("{bar:30} round {pos}/{len}  {wide_msg}");
+            let style = ProgressStyle::with_template("{bar:16} round {pos}/{len}  {wide_msg}");
             let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ ");
             ProgressBar::new(u64::from(total)).with_style(style)
         });
         Self { bar, total, json }
     }
 
-    /// Tells one piece of news; `more` follows what is said of a published round.
+    /// Tells one piece of news; `more` follows what is said of a published round,
+    /// and stands for its accuracy where there is little room.
     pub(crate) fn tell(&self, news: &News, more: &str) {
         let Some(bar) = &self.bar else {
             return match news.line(self.total) {
@@ -264,13 +265,14 @@ impl Live {
         match news {
             News::Round(round) if round.phase == "done" => {
                 bar.set_position(u64::from(round.round));
-                bar.set_message(format!(
-                    "{} nodes  accuracy {}  loss {}  {}{more}",
-                    round.counted(),
-                    out::percent(round.accuracy),
-                    out::number(round.loss),
-                    out::bytes(round.bytes)
-                ));
+                // 80 columns hold one accuracy: the one that the caller knows better, if it knows one.
+                let accuracy = if more.is_empty() {
+                    format!("  accuracy {}", out::percent(round.accuracy))
+                } else {
+                    more.to_owned()
+                };
+                let (loss, bytes) = (out::number(round.loss), out::bytes(round.bytes));
+                bar.set_message(format!("{} nodes{accuracy}  loss {loss}  {bytes}", round.counted()));
             }
             News::Waiting { .. } | News::Lost { .. } => bar.set_message(news.line(self.total).unwrap_or_default()),
             News::Round(_) => bar.println(news.line(self.total).unwrap_or_default()),

@@ -21,10 +21,10 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 .figures div { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .6rem .8rem; }
 .figures b { display: block; font-size: 1.5rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
-svg { width: 100%; height: auto; background: var(--card); border: 1px solid var(--line); border-radius: .5rem; }
-svg text { fill: var(--soft); font: 12px system-ui, sans-serif; } .grid { stroke: var(--line); }
+th, td { padding: .2rem .45rem; text-align: right; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; white-space: nowrap; }
+svg { width: 100%; max-width: 44rem; height: auto; background: var(--card); border: 1px solid var(--line); border-radius: .5rem; }
+svg text { fill: var(--soft); font: 13px system-ui, sans-serif; } .grid { stroke: var(--line); }
 .curve { fill: none; stroke-width: 2.2; } .thin { stroke-width: 1; opacity: .55; }
 .together { stroke: var(--together); } .central { stroke: var(--central); } .alone { stroke: var(--alone); }
 .key { display: flex; flex-wrap: wrap; gap: 1rem; } .key i { display: inline-block; width: 1.4rem; height: .25rem;
@@ -111,8 +111,8 @@ fn html_table(header: &[String], rows: &[Vec<String>]) -> String {
     format!("<div class=scroll><table>\n<tr>{}</tr>\n{rows}</table></div>\n", cells("th", header))
 }
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 300.0;
+const WIDTH: f64 = 480.0;
+const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 44.0;
 const BOTTOM: f64 = 24.0;
 const EDGE: f64 = 10.0;
