@@ -1,13 +1,22 @@
-//! SIGKILL at every persisted step of a job: the model is the one of the undisturbed run.
+//! SIGKILL at every persisted step of a job, of the gateway and of a node: the model is the undisturbed run's.
 
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::village::Village;
+use crate::process::{LOOK, PATIENCE};
+use crate::village::{Village, addresses, job};
 
-const NODES: u32 = 3;
+const NODES: u32 = 2;
 const ROUNDS: u32 = 3;
+
+/// Who dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Gateway,
+    Node,
+}
 
 /// Copies a folder, so that every run starts from the same joined nodes.
 fn copy(from: &Path, to: &Path) {
@@ -24,104 +33,138 @@ fn copy(from: &Path, to: &Path) {
 
 /// A village whose nodes have joined and whose processes have stopped.
 async fn template(dir: &Path) -> (String, String) {
-    let mut village = Village::start(dir);
-    for index in 0..NODES {
-        village.join(&format!("site-{index}"), index, NODES).await;
-    }
-    let all = |v: &Value| v["training"]["participant_summary"]["connected"].as_u64() == Some(u64::from(NODES) + 1);
-    village.until("status", "all nodes connected", all).await;
+    let mut village = Village::without_node(dir);
+    village.join_sites(NODES).await;
     for node in &mut village.nodes {
         node.terminate();
         node.wait();
     }
     village.gateway.terminate();
     assert!(village.gateway.wait().success(), "{}", village.gateway.log());
+    for log in std::fs::read_dir(dir).unwrap().flatten().filter(|e| e.path().extension().is_some_and(|e| e == "log")) {
+        std::fs::remove_file(log.path()).unwrap();
+    }
     (village.http, village.link)
 }
 
-fn addresses<'a>(http: &'a str, link: &'a str) -> [&'a str; 4] {
-    ["--http", http.trim_start_matches("http://"), "--link", link]
+/// How a run went.
+#[derive(Debug)]
+struct Run {
+    /// BLAKE3 of the model.
+    model: Value,
+    /// The step at which the victim died, if it came to it.
+    step: Option<String>,
 }
 
-/// Runs the job in a copy of the template; the gateway dies at `crash` and is started again.
-async fn run(template: &Path, http: &str, link: &str, crash: Option<String>) -> (Value, bool) {
+/// Runs the job in a copy of the template; the victim dies at `plan` and is started again. None if the gateway died
+/// before the job was asked for: such steps are not the job's.
+async fn run(template: &Path, (http, link): (&str, &str), crash: Option<(Victim, &str)>) -> Option<Run> {
     let dir = tempfile::tempdir().unwrap();
     copy(template, dir.path());
-    let mut arguments = addresses(http, link).to_vec();
-    if let Some(crash) = &crash {
-        arguments.extend(["--crash-at", crash]);
-    }
-    let mut crashed = false;
-    let started = Village::start_with(dir.path(), &arguments);
-    let mut village = match started {
-        Some(village) => village,
-        None => {
-            crashed = true;
-            Village::start_with(dir.path(), &addresses(http, link)).expect("the gateway starts again")
-        }
+    let plan = |victim| match crash {
+        Some((who, plan)) if who == victim => vec!["--crash-at", plan],
+        Some(_) | None => Vec::new(),
     };
-    for index in 0..NODES {
+    let arguments = [&addresses(http, link)[..], &["--no-node"], &plan(Victim::Gateway)].concat();
+    let mut village = Village::start_with(dir.path(), &arguments)?;
+    village.run_node("site-0", &plan(Victim::Node));
+    for index in 1..NODES {
         village.run_node(&format!("site-{index}"), &[]);
     }
-    loop {
-        // A job whose answer was lost in the crash is asked for again: its id says whether it was accepted.
-        let body = serde_json::json!({
-            "job_id": "digits", "job_name": "digits", "model_architecture": "mlp", "total_rounds": ROUNDS,
-            "min_participants": NODES, "max_participants": NODES, "privacy_techniques": [],
-            "strategy": {"name": "fedavg"},
-            "hyperparameters": {"hidden": [16], "learning_rate": 0.3, "local_epochs": 1}, "seed": 7,
-        });
-        let sent = village.client.post::<Value>("training/create", &body).await;
-        if sent.is_ok() || sent.is_err_and(|e| e.code == aivillage::exit::ExitCode::Conflict) {
-            break;
-        }
+    let connected = |v: &Value| v["training"]["participant_summary"]["connected"] == NODES;
+    while !village.client.get::<Value>("status").await.is_ok_and(|v| connected(&v)) {
         if village.gateway.ended().is_some() {
-            crashed = true;
-            village = again(village, http, link);
+            return None;
         }
+        tokio::time::sleep(LOOK).await;
     }
+    let mut step = None;
+    let mut asked = false;
+    let started = Instant::now();
     loop {
-        let status = village.client.get::<Value>("training/status/digits").await;
-        if let Ok(status) = status
+        assert!(started.elapsed() < PATIENCE, "{crash:?}:\n{}", village.gateway.log());
+        // A job whose answer was lost in the crash is asked for again: its id says whether it was accepted.
+        if !asked {
+            let sent = village.client.post::<Value>("training/create", &job("digits", ROUNDS, NODES)).await;
+            asked = sent.is_ok() || sent.is_err_and(|e| e.code == aivillage::exit::ExitCode::Conflict);
+        } else if let Ok(status) = village.client.get::<Value>("training/status/digits").await
             && status["status"] == "completed"
         {
-            return (status, crashed);
+            return Some(Run { model: status["model"]["blake3"].clone(), step });
         }
         if village.gateway.ended().is_some() {
-            crashed = true;
-            village = again(village, http, link);
+            step = died(&village.gateway.log());
+            village = village.again(&["--no-node"]);
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        if village.nodes[0].ended().is_some() {
+            step = died(&village.nodes[0].log());
+            village.nodes[0] = village.node("site-0", &[]);
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 
-fn again(mut old: Village, http: &str, link: &str) -> Village {
-    let nodes = std::mem::take(&mut old.nodes);
-    let dir = old.dir.clone();
-    drop(old);
-    let mut village = Village::start_with(&dir, &addresses(http, link)).expect("the gateway starts again");
-    village.nodes = nodes;
-    village
+/// The step that a process died at, as its last words name it.
+fn died(log: &str) -> Option<String> {
+    let line = log.lines().find_map(|l| l.strip_prefix("crash-at "));
+    Some(line.unwrap_or_else(|| panic!("it died by itself:\n{log}")).to_owned())
+}
+
+/// Kills the victim before or after each step of the job until there are no more; returns the steps.
+async fn sweep(victim: Victim, when: &str) -> Vec<String> {
+    let home = tempfile::tempdir().unwrap();
+    let (http, link) = template(home.path()).await;
+    let place = (http.as_str(), link.as_str());
+    let undisturbed = run(home.path(), place, None).await.expect("nothing dies");
+    assert!(undisturbed.model.is_string() && undisturbed.step.is_none(), "{undisturbed:?}");
+    let mut steps = Vec::new();
+    let mut misses = 0;
+    for number in 1.. {
+        let plan = format!("{when}:{number}");
+        let Some(run) = run(home.path(), place, Some((victim, &plan))).await else { continue };
+        assert_eq!(run.model, undisturbed.model, "{victim:?} killed at {plan}: {:?}", run.step);
+        match run.step {
+            Some(step) => steps.push(step),
+            // Reports of nodes are steps or not, as they come: the same step of the job can have two numbers.
+            None if misses == 2 => break,
+            None => misses += 1,
+        }
+    }
+    steps
+}
+
+/// The steps of a job. The last update of a round is stored with the round's closing.
+fn check_gateway(steps: &[String]) {
+    let died = |name: &str| steps.iter().filter(|s| s.ends_with(name)).count();
+    for (name, times) in [
+        ("job_created", 1),
+        ("job_changed", 1),
+        ("round_opened", 1),
+        ("update_stored", ROUNDS * (NODES - 1)),
+        ("round_closed", ROUNDS),
+        ("round_published", ROUNDS),
+        ("model_changed", 1),
+        ("job_ended", 1),
+    ] {
+        assert!(died(name) >= times as usize, "killed {} times at {name}, {times} expected: {steps:#?}", died(name));
+    }
 }
 
 #[tokio::test]
-async fn a_gateway_killed_at_any_step_ends_in_the_undisturbed_model() {
-    let home = tempfile::tempdir().unwrap();
-    let (http, link) = template(home.path()).await;
-    let (undisturbed, _) = run(home.path(), &http, &link, None).await;
-    let mut crashes = 0;
-    for step in 1.. {
-        let mut died = false;
-        for when in ["before", "after"] {
-            let (status, crashed) = run(home.path(), &http, &link, Some(format!("{when}:{step}"))).await;
-            assert_eq!(status["model"]["blake3"], undisturbed["model"]["blake3"], "killed {when} step {step}");
-            died |= crashed;
-            crashes += u32::from(crashed);
-        }
-        if !died {
-            break;
-        }
+async fn a_gateway_killed_before_any_step_of_a_job_ends_in_the_undisturbed_model() {
+    check_gateway(&sweep(Victim::Gateway, "before").await);
+}
+
+#[tokio::test]
+async fn a_gateway_killed_after_any_step_of_a_job_ends_in_the_undisturbed_model() {
+    check_gateway(&sweep(Victim::Gateway, "after").await);
+}
+
+#[tokio::test]
+async fn a_node_killed_before_or_after_any_of_its_steps_ends_in_the_undisturbed_model() {
+    for when in ["before", "after"] {
+        let steps = sweep(Victim::Node, when).await;
+        // One a round: its update.
+        assert_eq!(steps.len(), ROUNDS as usize, "{steps:?}");
     }
-    // Job created, started, initialised; per round at least: updates, closing, publishing.
-    assert!(crashes >= 2 * 3 * ROUNDS, "only {crashes} crashes happened");
 }

@@ -2,6 +2,16 @@
 //!
 //! Every test makes its own folders and free ports and leaves nothing running: children die with their village.
 
+mod commands;
 mod crash;
+mod demo;
+mod house;
+mod http;
+mod inference;
+mod nodes;
+mod preview;
+mod process;
+mod quickstart;
+mod secrets;
 mod training;
 mod village;
