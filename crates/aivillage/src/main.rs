@@ -16,7 +16,10 @@ fn main() -> std::process::ExitCode {
     match catch_unwind(AssertUnwindSafe(|| start(command))) {
         Ok(Ok(())) => std::process::ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            let _written = writeln!(std::io::stderr(), "error: {error}");
+            // Faults of a configuration begin each with that word themselves.
+            let text = error.to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            let _written = writeln!(std::io::stderr(), "error: {text}");
             std::process::ExitCode::from(error.code as u8)
         }
         Err(_) => {
