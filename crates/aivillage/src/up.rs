@@ -267,7 +267,8 @@ async fn ground(
     clock: &Arc<dyn Clock>,
 ) -> Result<(Ground, Authority, Registry), CliError> {
     let failed = |what: &str, e: &dyn std::fmt::Display| CliError::new(ExitCode::Failed, format!("{what}: {e}"));
-    let (records, blobs) = aivillage_storage::open_embedded(folder.path(), Arc::clone(clock), None)
+    let quota = Some(config.gateway.storage_quota_gb * 1_000_000_000).filter(|bytes| *bytes > 0);
+    let (records, blobs) = aivillage_storage::open_embedded(folder.path(), Arc::clone(clock), quota)
         .map_err(|e| failed("the store cannot be opened", &e))?;
     let mut records: Arc<dyn Records> = Arc::new(records);
     if let Some(plan) = options.crash {

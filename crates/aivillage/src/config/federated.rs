@@ -76,6 +76,7 @@ section! {
         tls: Tls,
         max_body_mb: u64,
         max_model_mb: u64,
+        storage_quota_gb: u64,
         header_timeout_ms: u64,
         max_connections: usize,
         rate_limit_per_second: u32,

@@ -143,6 +143,7 @@ pub const KEYS: &[Key] = &[
     key("gateway.tls.key", Kind::Path, "", "Private key of that certificate, PEM."),
     key("gateway.max_body_mb", count(1, 1024), "MB", "Largest JSON body; larger = 413."),
     key("gateway.max_model_mb", count(1, 65_536), "MB", "Largest model uploaded or published; larger = 413."),
+    key("gateway.storage_quota_gb", count(0, 1_000_000), "GB", "Disk that models and updates may take; 0 = what the disk has."),
     key("gateway.header_timeout_ms", count(100, 120_000), "ms", "Time to send a request header; slower = closed."),
     key("gateway.max_connections", count(1, 100_000), "connections", "Open HTTP connections; further ones wait."),
     key("gateway.rate_limit_per_second", count(0, 1_000_000), "requests/s", "Requests of one key; more = 429; 0 = no limit."),
