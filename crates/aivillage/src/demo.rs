@@ -152,6 +152,9 @@ async fn interrupt() -> Result<&'static str, CliError> {
 }
 
 fn prepare(args: DemoArgs) -> Result<Setting, CliError> {
+    if args.chaos {
+        chaos::check(args.rounds)?;
+    }
     let recipe = Recipe::of(args.dataset);
     let wrong = |e: &dyn std::fmt::Display| CliError::new(ExitCode::Usage, e.to_string()).hint("take fewer --nodes");
     let split = split(recipe.data, args.nodes as usize, ALPHA, args.seed).map_err(|e| wrong(&e))?;

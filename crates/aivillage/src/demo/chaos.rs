@@ -80,12 +80,17 @@ impl Chaos {
     }
 }
 
+/// Are there enough rounds for the planned deaths to happen in?
+pub(crate) fn check(rounds: u32) -> Result<(), CliError> {
+    if rounds >= ROUNDS_MIN {
+        return Ok(());
+    }
+    let message = format!("--chaos needs at least {ROUNDS_MIN} rounds for its deaths to happen in");
+    Err(CliError::new(ExitCode::Usage, message).hint(format!("--rounds {ROUNDS_MIN}")))
+}
+
 /// Trains again in a disturbed village, and compares with the undisturbed `run`.
 pub(crate) async fn run(setting: &Setting, story: &Story, run: &Run) -> Result<(Run, Vec<Kill>), CliError> {
-    if setting.args.rounds < ROUNDS_MIN {
-        let message = format!("--chaos needs at least {ROUNDS_MIN} rounds for its deaths to happen");
-        return Err(CliError::new(ExitCode::Usage, message).hint(format!("--rounds {ROUNDS_MIN}")));
-    }
     let mut chaos = Chaos::new(setting.args.seed, setting.args.nodes, setting.args.rounds);
     let mut village = Village::start(plan(setting, "disturbed")).await?;
     story.chaos_begins();
