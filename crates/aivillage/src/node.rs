@@ -88,7 +88,7 @@ pub async fn enrol(
     let identity = folder.identity()?;
     let enrolment = aivillage_link::join(&address, token, &identity, clock)
         .await
-        .map_err(|e| CliError::new(ExitCode::Failed, format!("cannot join {address}: {e}")))?;
+        .map_err(|e| CliError::new(e.kind().into(), format!("cannot join {address}: {e}")))?;
     folder.keep(&enrolment).map_err(|e| kept(folder.path(), &e))?;
     tracing::info!(name = %enrolment.name, link = enrolment.link, "joined");
     Ok(enrolment)

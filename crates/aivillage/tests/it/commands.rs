@@ -155,10 +155,10 @@ async fn a_token_works_once_and_a_wrong_one_is_refused_before_anything_is_sent()
     };
     join("north", &token).ok();
     join("north", &token).ok();
-    let used = join("thief", &token).refused(1);
+    let used = join("thief", &token).refused(4);
     assert!(used.contains("token"), "{used}");
     let foreign = format!("{}.{}", token.rsplit_once('.').unwrap().0, "0".repeat(64));
-    let refused = join("north-2", &foreign).refused(1);
+    let refused = join("north-2", &foreign).refused(4);
     assert!(refused.contains("not the gateway that issued the token"), "{refused}");
     join("north-3", "nonsense").refused(1);
 }
