@@ -53,6 +53,21 @@ async fn the_key_of_the_environment_is_an_admins_and_a_wrong_one_is_nobodys() {
 }
 
 #[tokio::test]
+async fn in_production_nobody_comes_in_without_a_key_and_logs_are_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = aivillage();
+    command.env("ENVIRONMENT", "production");
+    let village = Village::start_by(command, dir.path(), &[&FREE[..], &["--no-node"]].concat()).unwrap();
+    for path in ["/v1/federated/status", "/v1/federated/models", "/metrics", "/openapi.json"] {
+        assert_eq!(http::ask(&village.http, "GET", path, &[], None).status, 401, "{path}");
+    }
+    assert_eq!(http::ask(&village.http, "GET", "/healthz", &[], None).status, 200);
+    village.client.get::<Value>("status").await.expect("the folder's key opens");
+    let log = village.gateway.log();
+    assert!(!log.is_empty() && log.lines().all(|l| serde_json::from_str::<Value>(l).is_ok()), "{log}");
+}
+
+#[tokio::test]
 async fn a_gateway_that_is_asked_to_stop_ends_its_streams_drains_and_leaves_no_endpoint() {
     let dir = tempfile::tempdir().unwrap();
     let mut village = Village::start(dir.path());

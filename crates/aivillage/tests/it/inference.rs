@@ -18,7 +18,7 @@ async fn serving(dir: &std::path::Path) -> Village {
 }
 
 fn request(rows: usize, max_latency_ms: u64) -> Value {
-    let row = |i: usize| (0..64).map(|j| f64::from(u8::from((i + j) % 3 == 0))).collect::<Vec<f64>>();
+    let row = |i: usize| (0..64).map(|j| f64::from(u8::from((i + j).is_multiple_of(3)))).collect::<Vec<f64>>();
     json!({
         "model_id": "digits",
         "input_data": {"inputs": (0..rows).map(row).collect::<Vec<_>>()},

@@ -2,6 +2,12 @@
 //!
 //! Every test makes its own folders and free ports and leaves nothing running: children die with their village.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the tests themselves do")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "real processes run in real time, in an environment that is cleaned here"
+)]
+
 mod commands;
 mod crash;
 mod demo;

@@ -34,6 +34,25 @@ async fn a_node_that_leaves_is_gone_at_once_and_its_process_says_why_it_ends() {
 }
 
 #[tokio::test]
+async fn a_nodes_folder_is_run_by_one_process_and_a_node_may_stop_and_run_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut village = Village::without_node(dir.path());
+    village.join_sites(1).await;
+    let mut second = village.node("site-0", &[]);
+    assert_eq!(second.wait().code(), Some(6), "{}", second.log());
+    assert!(second.log().contains("another process runs this node"), "{}", second.log());
+    assert!(village.nodes[0].ended().is_none());
+    village.nodes[0].terminate();
+    assert_eq!(village.nodes[0].wait().code(), Some(0));
+    village.until("nodes", "the node offline", |v| v["nodes"][0]["status"] == "offline").await;
+    village.run_node("site-0", &[]);
+    village.connected(&["site-0"]).await;
+    let mut strange = village.node("never-joined", &[]);
+    assert_eq!(strange.wait().code(), Some(2), "{}", strange.log());
+    assert!(strange.log().contains("aivillage token create"), "{}", strange.log());
+}
+
+#[tokio::test]
 async fn a_revoked_node_is_cut_off_at_once_and_stays_out() {
     let dir = tempfile::tempdir().unwrap();
     let mut village = Village::without_node(dir.path());
