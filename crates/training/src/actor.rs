@@ -24,7 +24,7 @@ use crate::recruit::Candidate;
 use crate::shared::Shared;
 use crate::step::{Change, ComputeError, Effect, Input, Step};
 use crate::store;
-use crate::view::{EventKind, RoundView};
+use crate::view::{EventKind, JobStatus, RoundView};
 
 /// Inputs stepped together at most: bounds the size of one transaction.
 const DRAIN_MAX: usize = 256;
@@ -97,6 +97,9 @@ impl Actor {
     /// Runs until the job ends, the coordinator stops, or the lease is lost; gives the inbox back.
     pub(crate) async fn run(mut self) -> (Exit, mpsc::Receiver<Message>) {
         let exit = self.serve().await;
+        if exit == Exit::Ended {
+            self.answer_the_rest().await;
+        }
         (exit, self.inbox)
     }
 
@@ -137,6 +140,17 @@ impl Actor {
         Exit::Ended
     }
 
+    /// What still waits when the job has ended gets its answer: an update whose fate is unknown could not be deleted.
+    async fn answer_the_rest(&mut self) {
+        self.shared.close(&self.id);
+        self.inbox.close();
+        while let Some(message) = self.inbox.recv().await {
+            let (step, pending) = self.take(message);
+            // An ended job changes nothing, so there is nothing that could fail to be persisted.
+            let _done = self.settle(step, pending).await;
+        }
+    }
+
     /// Extends the lease. False if it ran out: whoever took it meanwhile may have moved the job on.
     async fn renew(&self) -> bool {
         let config = &self.deps.config;
@@ -170,7 +184,10 @@ impl Actor {
                 Message::View(reply) => pending.push(Pending::View(reply)),
                 Message::Cancel(reply) => {
                     merge(&mut all, self.job.step(now, Input::Cancel));
-                    pending.push(Pending::Cancel(reply));
+                    // One that ended otherwise is not cancelled: without an answer the asker looks into the store.
+                    if self.job.status() == JobStatus::Cancelled {
+                        pending.push(Pending::Cancel(reply));
+                    }
                 }
             }
             taken += 1;

@@ -119,7 +119,7 @@ impl Coordinator {
                     Exit::Lost => tracing::warn!(job = %id, "the job's lease is lost: waiting for it"),
                 }
             }
-            lock(&this.shared.boards).remove(&id);
+            this.shared.close(&id);
             if let Err(error) = this.deps.records.release(&store::lease(&id), &this.deps.config.coordinator_id).await {
                 tracing::debug!(job = %id, %error, "lease not released, it will expire");
             }
@@ -421,18 +421,25 @@ impl Coordinator {
             Payload::Inline(_) => None,
         };
         let input = Input::Update(from.clone(), header.clone(), payload);
-        let (reply, kept) = match self.shared.outbox(&header.key.job) {
-            None => (self.unknown(&header), false),
-            // No answer: the task ended, with the update stored or not. Bytes too many do less harm than bytes too few.
-            Some(_) => match self.ask(&header.key.job, |reply| Message::Update(input, reply)).await {
-                Some(answer) => answer,
-                None => (UpdateReply::Retry { after_ms: 500 }, true),
-            },
-        };
+        let (reply, kept) = self.hand_over(&header, input).await;
         if let (Some(digest), false) = (stored, kept) {
             self.shared.drop_payload(&*self.deps.blobs, digest).await;
         }
         reply
+    }
+
+    /// Hands an update to its job's task; also says whether its bytes must stay.
+    async fn hand_over(&self, header: &UpdateHeader, input: Input) -> (UpdateReply, bool) {
+        let (reply, answer) = oneshot::channel();
+        let taken = match self.shared.outbox(&header.key.job) {
+            Some(outbox) => outbox.send(Message::Update(input, reply)).await.is_ok(),
+            None => false,
+        };
+        if !taken {
+            return (self.unknown(header), false);
+        }
+        // No answer: the task stopped, with the update stored or not. Bytes too many do less harm than bytes too few.
+        answer.await.unwrap_or((UpdateReply::Retry { after_ms: 500 }, true))
     }
 
     pub(crate) fn may_fetch(&self, node: &Peer, digest: &Digest) -> bool {

@@ -174,7 +174,10 @@ impl Training {
 
     /// An update whose bytes match its header. The reply is sent after the update is durable.
     pub async fn update(&self, from: &Peer, header: UpdateHeader, payload: Payload) -> UpdateReply {
-        self.coordinator.update(from, header, payload).await
+        let (coordinator, from) = (Arc::clone(&self.coordinator), from.clone());
+        // On a task of its own: a caller that goes away half-way would leave a blob that nobody counts.
+        let work = tokio::spawn(async move { coordinator.update(&from, header, payload).await });
+        work.await.unwrap_or(UpdateReply::Retry { after_ms: 500 })
     }
 
     /// May this node fetch this blob? True for the model of an attempt it was invited to.

@@ -62,6 +62,11 @@ impl Shared {
         }
     }
 
+    /// The job has no task any more.
+    pub(crate) fn close(&self, job: &JobId) {
+        lock(&self.boards).remove(job);
+    }
+
     /// Members of the attempt under way may fetch its model.
     pub(crate) fn offer(&self, job: &JobId, round: Option<&Round>) {
         if let Some(board) = lock(&self.boards).get_mut(job) {

@@ -1,0 +1,360 @@
+//! A coordinator and real participants over an in-memory link, with memory stores.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use aivillage_base::ports::{Blobs, INLINE_MAX, Payload, Records, Sent, Transport, Uplink, UplinkError, put_blob};
+use aivillage_base::rng::SeededRng;
+use aivillage_base::time::{Clock, Now, SystemClock};
+use aivillage_base::wire::{
+    BlobRef, DataRequirements, DataSummary, Down, Invitation, LocalMetrics, NodeReport, NodeType, Peer, Up,
+    UpdateHeader, UpdateReply,
+};
+use aivillage_base::{Architecture, Digest, JobId, ModelId, NodeId, NodeName, Task};
+use aivillage_fog::Inventory;
+use aivillage_storage::{MemoryBlobs, MemoryRecords};
+use aivillage_training::handle::{Catalogue, FinishedModel};
+use aivillage_training::metrics::TrainingMetrics;
+use aivillage_training::participant::{NodePolicy, Participant, ParticipantDeps, SentEntry, SentLog};
+use aivillage_training::view::{JobStatus, JobView};
+use aivillage_training::{
+    CatalogueModel, Deps, Initialiser, JobRequest, LocalOutcome, ModelChoice, TrainError, Trainer, Training,
+    TrainingConfig,
+};
+
+/// Longest time a test waits for something, far beyond what it takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The system's clock, which can be moved on.
+#[derive(Debug, Default)]
+pub(crate) struct Jumping {
+    clock: SystemClock,
+    ahead_ms: AtomicU64,
+}
+
+impl Jumping {
+    pub(crate) fn jump(&self, by: Duration) {
+        self.ahead_ms.fetch_add(u64::try_from(by.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+}
+
+impl Clock for Jumping {
+    fn now(&self) -> Now {
+        let (now, ahead) = (self.clock.now(), self.ahead_ms.load(Ordering::Relaxed));
+        Now { monotonic_ms: now.monotonic_ms + ahead, wall_ms: now.wall_ms + ahead }
+    }
+}
+
+/// Linear regression on rows of its own, with as many features as the data has.
+#[derive(Debug)]
+struct Linear {
+    features: usize,
+    rows: u32,
+}
+
+impl Trainer for Linear {
+    fn data(&self) -> Vec<DataSummary> {
+        let rows = u64::from(self.rows);
+        vec![DataSummary { name: "rows".into(), rows, input: vec![self.features], task: Task::Regression }]
+    }
+
+    fn train(&self, invitation: &Invitation, node: &str, values: &[f32]) -> Result<LocalOutcome, TrainError> {
+        let mut values = values.to_vec();
+        let mut rng = SeededRng::new("rows", 0, &[node.as_bytes()]);
+        #[expect(clippy::cast_possible_truncation, reason = "rows and rates are f32")]
+        let (mut number, rate) = (|| rng.unit() as f32 - 0.5, invitation.training.learning_rate as f32);
+        let mut loss = 0.0;
+        for _ in 0..self.rows {
+            let x: Vec<f32> = (0..self.features).map(|_| number()).collect();
+            let predicted = values[1..].iter().zip(&x).fold(values[0], |sum, (w, x)| sum + w * x);
+            let error = predicted - x[0];
+            loss += f64::from(error * error) / 2.0;
+            #[expect(clippy::cast_precision_loss, reason = "a few thousand features")]
+            let step = rate * error / self.features as f32;
+            values[0] -= step;
+            for (w, x) in values[1..].iter_mut().zip(&x) {
+                *w -= step * x;
+            }
+        }
+        let metrics = LocalMetrics { loss: loss / f64::from(self.rows), accuracy: None, train_ms: 1 };
+        Ok(LocalOutcome { values, examples: self.rows, metrics })
+    }
+}
+
+impl Initialiser for Linear {
+    fn initial_values(&self, architecture: &Architecture, seed: u64) -> Vec<f32> {
+        let mut rng = SeededRng::new("initial weights", seed, &[]);
+        #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
+        let values = (0..architecture.parameters().unwrap()).map(|_| rng.unit() as f32 - 0.5).collect();
+        values
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Log(pub(crate) Mutex<Vec<SentEntry>>);
+
+impl SentLog for Log {
+    fn record(&self, entry: &SentEntry) -> Result<(), String> {
+        self.0.lock().unwrap().push(entry.clone());
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shelf(Mutex<BTreeMap<JobId, Digest>>);
+
+#[async_trait]
+impl Catalogue for Shelf {
+    async fn find(&self, _: &ModelId) -> Option<CatalogueModel> {
+        None
+    }
+
+    async fn publish(&self, model: FinishedModel) -> Result<String, String> {
+        self.0.lock().unwrap().insert(model.job_id.clone(), model.model.digest);
+        Ok(model.job_id.to_string())
+    }
+
+    async fn uses(&self, digest: &Digest) -> bool {
+        self.0.lock().unwrap().values().any(|d| d == digest)
+    }
+}
+
+/// The link: streams down, calls up.
+#[derive(Debug, Default)]
+struct Link {
+    training: Mutex<Option<Training>>,
+    nodes: Mutex<BTreeMap<NodeId, (Peer, Participant)>>,
+    blobs: MemoryBlobs,
+}
+
+impl Transport for Link {
+    fn send(&self, to: &NodeId, message: Arc<Down>) -> Sent {
+        match self.nodes.lock().unwrap().get(to) {
+            Some((_, participant)) => {
+                participant.handle(&message);
+                Sent::Queued
+            }
+            None => Sent::NotConnected,
+        }
+    }
+
+    fn connected(&self) -> Vec<Peer> {
+        self.nodes.lock().unwrap().values().map(|(peer, _)| peer.clone()).collect()
+    }
+}
+
+impl Link {
+    fn training(&self) -> Result<Training, UplinkError> {
+        let training = self.training.lock().unwrap().clone();
+        training.ok_or_else(|| UplinkError::Unreachable("it is down".into()))
+    }
+
+    /// As a link stores it.
+    async fn payload(&self, bytes: Bytes) -> Payload {
+        if bytes.len() <= INLINE_MAX {
+            return Payload::Inline(bytes);
+        }
+        Payload::Stored(put_blob(&self.blobs, bytes).await.unwrap())
+    }
+}
+
+#[derive(Debug)]
+struct Wire {
+    peer: Peer,
+    link: Arc<Link>,
+}
+
+#[async_trait]
+impl Uplink for Wire {
+    async fn send(&self, message: &Up) -> Result<(), UplinkError> {
+        let training = self.link.training()?;
+        match message.clone() {
+            Up::Answer { key, declined } => training.answer(&self.peer, key, declined).await,
+            Up::TrainingFailed { key, reason } => training.failed(&self.peer, key, reason).await,
+            Up::Report(_) | Up::Prediction { .. } | Up::Leave => {}
+        }
+        Ok(())
+    }
+
+    /// Every update is sent twice: the second has to change nothing. A server goes on when its client hangs up.
+    async fn upload(&self, header: &UpdateHeader, payload: Bytes) -> Result<UpdateReply, UplinkError> {
+        let (link, peer, header) = (self.link.clone(), self.peer.clone(), header.clone());
+        let served = tokio::spawn(async move {
+            let training = link.training()?;
+            if let Some(said) = training.offer(&peer, &header).await {
+                return Ok(said);
+            }
+            let (one, two) = (link.payload(payload.clone()).await, link.payload(payload).await);
+            let said = training.update(&peer, header.clone(), one).await;
+            training.update(&peer, header, two).await;
+            Ok(said)
+        });
+        served.await.map_err(|e| UplinkError::Unreachable(e.to_string()))?
+    }
+
+    async fn fetch(&self, blob: &BlobRef) -> Result<Bytes, UplinkError> {
+        if !self.link.training()?.may_fetch(&self.peer, &blob.digest) {
+            return Err(UplinkError::Refused("not a model of your round".into()));
+        }
+        let bytes = self.link.blobs.read(&blob.digest).await.map_err(|e| UplinkError::Unreachable(e.to_string()))?;
+        bytes.ok_or_else(|| UplinkError::Refused("no such blob".into()))
+    }
+}
+
+/// One village; its stores outlive its coordinator.
+#[derive(Debug)]
+pub(crate) struct Village {
+    link: Arc<Link>,
+    records: Arc<MemoryRecords>,
+    inventory: Inventory,
+    pub(crate) clock: Arc<Jumping>,
+    shelf: Arc<Shelf>,
+    features: usize,
+    stop: CancellationToken,
+    pub(crate) logs: BTreeMap<NodeName, Arc<Log>>,
+}
+
+impl Village {
+    pub(crate) async fn new(features: usize, nodes: &[&str]) -> Self {
+        let clock = Arc::new(Jumping::default());
+        let records = Arc::new(MemoryRecords::new(clock.clone()));
+        let inventory = Inventory::open(records.clone(), clock.clone()).await.unwrap();
+        let (link, shelf) = (Arc::<Link>::default(), Arc::<Shelf>::default());
+        let stop = CancellationToken::new();
+        let mut village = Self { link, records, inventory, clock, shelf, features, stop, logs: BTreeMap::new() };
+        for (node, rows) in nodes.iter().zip(10..) {
+            village.join(node, rows, NodePolicy::default()).await;
+        }
+        village.start().await;
+        village
+    }
+
+    pub(crate) async fn join(&mut self, node: &str, rows: u32, policy: NodePolicy) {
+        let peer = Peer { id: NodeId(Digest::of(node.as_bytes()).0), name: NodeName::new(node).unwrap() };
+        let trainer = Arc::new(Linear { features: self.features, rows });
+        let report = NodeReport {
+            version: "test".into(),
+            node_types: vec![NodeType::Edge],
+            compute_gflops: 1.0,
+            memory_gb: 1.0,
+            cores: 1,
+            serves: false,
+            data: trainer.data(),
+        };
+        self.inventory.report(&peer, report).await.unwrap();
+        let log = Arc::<Log>::default();
+        self.logs.insert(peer.name.clone(), log.clone());
+        let uplink = Arc::new(Wire { peer: peer.clone(), link: self.link.clone() });
+        let deps = ParticipantDeps { uplink, trainer, name: peer.name.clone(), policy, log };
+        let participant = Participant::new(deps, CancellationToken::new());
+        self.link.nodes.lock().unwrap().insert(peer.id, (peer.clone(), participant));
+        let training = self.link.training();
+        if let Ok(training) = training {
+            training.connected(&peer).await;
+        }
+    }
+
+    async fn start(&mut self) {
+        self.stop = CancellationToken::new();
+        let deps = Deps {
+            records: self.records.clone(),
+            blobs: Arc::new(self.link.blobs.clone()),
+            transport: self.link.clone(),
+            inventory: self.inventory.clone(),
+            clock: self.clock.clone(),
+            initialiser: Arc::new(Linear { features: self.features, rows: 0 }),
+            catalogue: self.shelf.clone(),
+            config: TrainingConfig { selection_timeout: Duration::from_millis(500), ..TrainingConfig::default() },
+            metrics: TrainingMetrics::register(&mut prometheus_client::registry::Registry::default(), 1.0),
+        };
+        let training = Training::start(deps, self.stop.clone()).await.unwrap();
+        *self.link.training.lock().unwrap() = Some(training);
+    }
+
+    /// Stops the coordinator and starts another one on the same stores.
+    pub(crate) async fn restart(&mut self) {
+        self.stop.cancel();
+        *self.link.training.lock().unwrap() = None;
+        self.start().await;
+    }
+
+    pub(crate) fn training(&self) -> Training {
+        self.link.training().unwrap()
+    }
+
+    pub(crate) fn published(&self, job: &JobId) -> Option<Digest> {
+        self.shelf.0.lock().unwrap().get(job).copied()
+    }
+
+    /// Waits, bounded, until there are as many blobs: the second copies of the last updates go a moment after the job.
+    pub(crate) async fn until_blobs(&self, count: usize) {
+        let look = async {
+            while self.link.blobs.list().await.unwrap().len() != count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE / 4, look).await.is_err() {
+            panic!("{count} blobs are to be left, not {:?}", self.link.blobs.list().await);
+        }
+    }
+
+    pub(crate) fn records(&self) -> &dyn Records {
+        &*self.records
+    }
+
+    /// Waits, bounded, until the job's view is as wanted.
+    pub(crate) async fn until(&self, job: &JobId, wanted: impl Fn(&JobView) -> bool) -> JobView {
+        let look = async {
+            loop {
+                let view = self.training().status(job).await.unwrap();
+                if wanted(&view) {
+                    return view;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let Ok(view) = tokio::time::timeout(PATIENCE, look).await else {
+            panic!("not within {PATIENCE:?}: {:#?}", self.training().status(job).await)
+        };
+        view
+    }
+
+    pub(crate) async fn ended(&self, job: &JobId) -> JobView {
+        self.until(job, |view| view.status.is_terminal()).await
+    }
+
+    /// A job to its end, undisturbed: the digest of its model.
+    pub(crate) async fn completed(&self, job: &JobId) -> Digest {
+        let view = self.ended(job).await;
+        assert_eq!(view.status, JobStatus::Completed, "{:?}", view.reason);
+        self.published(job).unwrap()
+    }
+}
+
+/// A job over everybody's data, with seed 1.
+pub(crate) fn request(rounds: u32, min: u32) -> JobRequest {
+    let hyperparameters = json!({"learning_rate": 0.5, "round_timeout_s": 30});
+    JobRequest {
+        job_id: Some(JobId::new("job").unwrap()),
+        job_name: "a job".into(),
+        model_architecture: ModelChoice::Named("linear_regression".into()),
+        total_rounds: Some(rounds),
+        min_participants: Some(min),
+        max_participants: None,
+        privacy_techniques: Some(Vec::new()),
+        mobile_friendly: true,
+        job_type: None,
+        dataset_requirements: DataRequirements::default(),
+        strategy: None,
+        hyperparameters: hyperparameters.as_object().unwrap().clone(),
+        privacy: serde_json::Map::new(),
+        seed: Some(1),
+    }
+}
