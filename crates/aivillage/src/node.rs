@@ -23,7 +23,7 @@ use aivillage_inference::worker::{Worker, WorkerConfig, WorkerDeps};
 use aivillage_link::client::ClientConfig;
 use aivillage_link::{Enrolment, LinkClient};
 use aivillage_training::Trainer;
-use aivillage_training::participant::{NodePolicy, Participant, ParticipantDeps};
+use aivillage_training::participant::{Participant, ParticipantDeps};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -137,16 +137,6 @@ pub fn abilities(options: &NodeOptions) -> Result<Abilities, CliError> {
     Ok(Abilities { config, trainer })
 }
 
-/// The policy of node.yaml, as training enforces it.
-#[must_use]
-pub fn policy(config: &NodeConfig) -> NodePolicy {
-    NodePolicy {
-        allow_plain_updates: config.policy.allow_plain_updates,
-        allowed_recipes: config.policy.allowed_recipes.clone(),
-        max_rounds: config.policy.max_rounds,
-    }
-}
-
 /// A link for an enrolment whose renewals are kept in the folder.
 ///
 /// # Errors
@@ -186,7 +176,7 @@ pub async fn run(options: NodeOptions, enrolment: Enrolment, cancel: Cancellatio
             uplink: Arc::clone(&uplink),
             trainer: Arc::clone(&abilities.trainer),
             name,
-            policy: policy(&abilities.config),
+            policy: abilities.config.policy.clone(),
             log: log.clone(),
         },
         cancel.clone(),

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -32,12 +33,13 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// What this node allows, whatever a job says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What this node allows, whatever a job says: `policy` of node.yaml.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct NodePolicy {
     /// May the coordinator see this node's single update?
     pub allow_plain_updates: bool,
-    /// Recipes it trains; None = all.
+    /// Recipes it trains; None = all, empty = none.
     pub allowed_recipes: Option<Vec<String>>,
     /// Most rounds of a job it takes part in; None = any number.
     pub max_rounds: Option<u32>,

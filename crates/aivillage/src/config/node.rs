@@ -11,6 +11,7 @@ use std::path::Path;
 use aivillage_base::arch;
 use aivillage_base::wire::NodeType;
 use aivillage_engine::data::Source;
+use aivillage_training::participant::NodePolicy;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
@@ -62,24 +63,6 @@ impl Default for NodeConfig {
             serve: true,
             threads: 0,
         }
-    }
-}
-
-/// The node's last word.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct NodePolicy {
-    /// May updates leave that the gateway sees one by one?
-    pub allow_plain_updates: bool,
-    /// Recipes it trains; `None` = all, empty = none.
-    pub allowed_recipes: Option<Vec<String>>,
-    /// Most rounds of a job; `None` = no bound.
-    pub max_rounds: Option<u32>,
-}
-
-impl Default for NodePolicy {
-    fn default() -> Self {
-        Self { allow_plain_updates: true, allowed_recipes: None, max_rounds: None }
     }
 }
 

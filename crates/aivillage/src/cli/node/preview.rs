@@ -61,7 +61,7 @@ pub(super) async fn run(args: &PreviewArgs, environment: &Environment) -> Result
     let name = enrolment.name.clone();
     let work = move || {
         let abilities = node::abilities(&options)?;
-        if let Err(declined) = node::policy(&abilities.config).judge(&invitation) {
+        if let Err(declined) = abilities.config.policy.judge(&invitation) {
             return Ok((invitation, Err(declined)));
         }
         let prepared = prepare(&*abilities.trainer, &name, &invitation, &model);
