@@ -3,14 +3,17 @@
 //! Tables and keys: `training_jobs` by job; `training_rounds` by job/round/attempt; `training_members` and
 //! `training_payloads` by job/round/attempt/node. Numbers in keys are zero-padded, so key order is time order.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use aivillage_base::ports::{Batch, Expect, Fence, Records, Scan, StoreError, Write};
 use aivillage_base::wire::RoundKey;
-use aivillage_base::{JobId, NodeName};
+use aivillage_base::{Digest, JobId, NodeName};
 
 use crate::record::{JobRecord, MemberRecord, RoundRecord, SCHEMA, Saved, Stage};
+use crate::spec::Start;
 use crate::step::Change;
 
 const JOBS: &str = "training_jobs";
@@ -155,6 +158,31 @@ fn checked(record: JobRecord) -> Result<JobRecord, StoreError> {
         )));
     }
     Ok(record)
+}
+
+/// Every blob that a job, an attempt or an update that counts refers to. Whoever knows all rooms can delete at start what
+/// none of them refers to: a process that died between a blob and its row has left it.
+///
+/// # Errors
+/// As [`job`].
+pub async fn referenced(records: &dyn Records) -> Result<BTreeSet<Digest>, StoreError> {
+    let mut digests = BTreeSet::new();
+    for record in jobs(records).await? {
+        let Some(saved) = saved(records, &record.spec.job_id).await? else { continue };
+        digests.extend(saved.record.model.map(|m| m.digest));
+        if let Start::Model(model) = &saved.record.spec.start {
+            digests.extend(model.bundle.map(|b| b.digest));
+        }
+        for attempt in &saved.attempts {
+            digests.insert(attempt.model_in.digest);
+            if let Stage::Done { model_out } = &attempt.stage {
+                digests.insert(model_out.digest);
+            }
+        }
+        let stored = saved.members.iter().filter_map(MemberRecord::counted).filter(|c| !c.inline);
+        digests.extend(stored.map(|c| c.payload.digest));
+    }
+    Ok(digests)
 }
 
 /// All attempts of a job, oldest first.

@@ -28,6 +28,7 @@ async fn a_job_runs_to_its_model_and_leaves_nothing_but_models() {
         assert!(last < first, "it learns: {first} -> {last}");
         // The first model and three rounds'; no update is left.
         village.until_blobs(4).await;
+        assert_eq!(store::referenced(village.records()).await.unwrap(), village.blobs().await);
         for log in village.logs.values() {
             assert_eq!(log.0.lock().unwrap().iter().filter(|e| e.kind == "update").count(), 3);
         }

@@ -1,6 +1,8 @@
 //! A coordinator and real participants over an in-memory link, with memory stores.
 
-use std::collections::BTreeMap;
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a failure here is a failed test")]
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -291,6 +293,10 @@ impl Village {
 
     pub(crate) fn published(&self, job: &JobId) -> Option<Digest> {
         self.shelf.0.lock().unwrap().get(job).copied()
+    }
+
+    pub(crate) async fn blobs(&self) -> BTreeSet<Digest> {
+        self.link.blobs.list().await.unwrap().into_iter().collect()
     }
 
     /// Waits, bounded, until there are as many blobs: the second copies of the last updates go a moment after the job.
