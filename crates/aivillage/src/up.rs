@@ -13,7 +13,7 @@ use aivillage_base::NodeName;
 use aivillage_base::ports::Records;
 use aivillage_base::time::{Clock, SystemClock};
 use aivillage_fog::Inventory;
-use aivillage_gateway::{ApiKeys, Gateway, GatewayDeps, Part};
+use aivillage_gateway::{ApiKeys, Gateway, GatewayConfig, GatewayDeps, Part};
 use aivillage_inference::Inference;
 use aivillage_link::server::LinkDeps;
 use aivillage_link::{Authority, LinkConfig, LinkServer, NewToken, Registry, Seal, Streams};
@@ -28,8 +28,10 @@ use crate::folder::{DataFolder, Endpoint};
 use crate::node::{self, NodeFolder, NodeOptions};
 use crate::wiring::{self, Ground, LinkEnrolment, ProcessFacts, VillageInbox};
 
-/// Longest wait at the stop for outcomes of requests that are being stored: some commits on a slow disk.
-const OUTCOMES: Duration = Duration::from_secs(5);
+/// Longest wait at the stop for open requests. Together with [`BEHIND`] the 25 s that an operator is promised.
+const DRAIN: Duration = Duration::from_secs(20);
+/// Longest wait at the stop for what is behind the API: goodbyes to nodes, outcomes that are being stored.
+const BEHIND: Duration = Duration::from_secs(5);
 
 /// What the command line says.
 #[derive(Debug, Clone, Default)]
@@ -73,7 +75,7 @@ pub async fn run(options: UpOptions, environment: Environment) -> Result<(), Cli
     let house = House::start(&options, &environment, loaded, &folder, &cancel).await?;
     house.announce(&folder, options.json)?;
     cancel.cancelled().await;
-    tracing::info!("stopping: open requests get up to 25 s");
+    tracing::info!("stopping: open requests get up to {} s", DRAIN.as_secs());
     folder.withdraw();
     house.stop().await;
     Ok(())
@@ -134,7 +136,10 @@ struct House {
     link: LinkServer,
     inference: Part<Inference>,
     node: Option<tokio::task::JoinHandle<()>>,
-    cancel: CancellationToken,
+    /// Ends what takes new work: the API, and training, which goes on from its records.
+    front: CancellationToken,
+    /// Ends what open requests need until they are answered: inference and the link to the nodes.
+    behind: CancellationToken,
 }
 
 impl House {
@@ -153,7 +158,8 @@ impl House {
         let (records, blobs) = (Arc::clone(&ground.records), Arc::clone(&ground.blobs));
         metrics.register_collector(Box::new(StoreFigures { records, blobs }));
         let federated = environment.enable_federated;
-        let inference = wiring::inference(&ground, &config, federated, &mut metrics, cancel).await;
+        let behind = CancellationToken::new();
+        let inference = wiring::inference(&ground, &config, federated, &mut metrics, &behind).await;
         let training = wiring::training(&ground, &config, federated, &inference, &mut metrics, cancel).await;
         let inbox = Arc::new(VillageInbox {
             streams: ground.streams.clone(),
@@ -170,7 +176,7 @@ impl House {
             clock: Arc::clone(&clock),
         };
         let listener = bind(config.gateway.link_listen, "gateway.link_listen", "--link").await?;
-        let link = LinkServer::start(listener, ground.streams.clone(), deps, cancel.clone())
+        let link = LinkServer::start(listener, ground.streams.clone(), deps, behind.clone())
             .map_err(|e| CliError::new(ExitCode::Failed, e.to_string()))?;
         let keys = keys(&ground, environment, folder).await?;
         let http = aivillage_gateway::start(
@@ -187,7 +193,7 @@ impl House {
                 blobs: Arc::clone(&ground.blobs),
                 records: Arc::clone(&ground.records),
                 clock: Arc::clone(&clock),
-                config: gateway_room(&config, environment.production),
+                config: GatewayConfig { drain: DRAIN, ..gateway_room(&config, environment.production) },
                 status: Arc::new(ProcessFacts { loaded, link: link.address().to_string() }),
                 registry: metrics,
             },
@@ -200,10 +206,10 @@ impl House {
             true => None,
             false => {
                 let node = NodeFolder::open(&folder.path().join("node"))?.sealed(seal);
-                Some(built_in_node(node, &registry, link.address(), clock, cancel.clone()).await?)
+                Some(built_in_node(node, &registry, link.address(), clock, behind.clone()).await?)
             }
         };
-        Ok(Self { http, link, inference, node, cancel: cancel.clone() })
+        Ok(Self { http, link, inference, node, front: cancel.clone(), behind })
     }
 
     fn announce(&self, folder: &DataFolder, json: bool) -> Result<(), CliError> {
@@ -232,19 +238,24 @@ impl House {
         Ok(())
     }
 
+    /// Open requests first, with the nodes that answer them; then everything else.
     async fn stop(self) {
-        self.cancel.cancel();
+        self.front.cancel();
         self.http.stopped().await;
-        self.link.stopped().await;
-        if let Part::On(inference) = &self.inference
-            && tokio::time::timeout(OUTCOMES, inference.stopped()).await.is_err()
-        {
-            tracing::warn!("outcomes of requests were still being stored");
-        }
-        if let Some(node) = self.node
-            && tokio::time::timeout(Duration::from_secs(2), node).await.is_err()
-        {
-            tracing::debug!("the built-in node was still busy");
+        self.behind.cancel();
+        let ended = async {
+            self.link.stopped().await;
+            if let Part::On(inference) = &self.inference {
+                inference.stopped().await;
+            }
+            if let Some(node) = self.node
+                && let Err(error) = node.await
+            {
+                tracing::error!(%error, "the built-in node has panicked");
+            }
+        };
+        if tokio::time::timeout(BEHIND, ended).await.is_err() {
+            tracing::warn!("nodes or outcomes of requests were not done in time; what is recorded stays");
         }
     }
 }

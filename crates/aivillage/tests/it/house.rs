@@ -115,3 +115,27 @@ async fn the_served_api_document_is_the_published_one_and_the_pages_are_there() 
     assert_eq!(status["training"]["participant_summary"]["total"], 0);
     assert_eq!(status["inference"]["statistics"]["registered_models"], 0);
 }
+
+#[tokio::test]
+async fn a_request_that_a_node_is_working_on_is_answered_while_the_gateway_drains() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut village = crate::inference::serving(dir.path()).await;
+    village.nodes[1].kill();
+    village.until("status", "one node serves", |v| v["inference"]["statistics"]["serving_nodes"] == 1).await;
+    village.nodes[0].freeze();
+    let client = village.client.clone();
+    let body = crate::inference::request(1, 20_000);
+    let asked = tokio::spawn(async move { client.post::<Value>("inference/submit?wait=20000", &body).await });
+    let active = |v: &Value| v["inference"]["statistics"]["active"] == 1 && v["inference"]["statistics"]["queued"] == 0;
+    village.until("status", "the request on its way", active).await;
+    village.gateway.terminate();
+    // It has begun to stop once it is no longer found.
+    while village.data().join("endpoint").exists() {
+        tokio::time::sleep(crate::process::LOOK).await;
+    }
+    village.nodes[0].thaw();
+    let answer =
+        asked.await.unwrap().unwrap_or_else(|e| panic!("{e}\n{}\n{}", village.gateway.log(), village.nodes[0].log()));
+    assert_eq!(answer["status"], "completed", "{answer:#}\n{}", village.gateway.log());
+    assert_eq!(village.gateway.wait().code(), Some(0), "{}", village.gateway.log());
+}

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::village::Village;
 
 /// Two nodes and a trained model called `digits`.
-async fn serving(dir: &std::path::Path) -> Village {
+pub(crate) async fn serving(dir: &std::path::Path) -> Village {
     let yaml = "federated_systems:\n  inference: {load_balancing_strategy: round_robin}\n";
     let mut village = Village::configured(dir, yaml);
     village.join_sites(2).await;
@@ -17,7 +17,7 @@ async fn serving(dir: &std::path::Path) -> Village {
     village
 }
 
-fn request(rows: usize, max_latency_ms: u64) -> Value {
+pub(crate) fn request(rows: usize, max_latency_ms: u64) -> Value {
     let row = |i: usize| (0..64).map(|j| f64::from(u8::from((i + j).is_multiple_of(3)))).collect::<Vec<f64>>();
     json!({
         "model_id": "digits",
