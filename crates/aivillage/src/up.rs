@@ -160,6 +160,9 @@ impl House {
         let federated = environment.enable_federated;
         let behind = CancellationToken::new();
         let inference = wiring::inference(&ground, &config, federated, &mut metrics, &behind).await;
+        let swept = wiring::sweep(&ground, &inference).await;
+        let swept = swept.map_err(|e| CliError::new(ExitCode::Failed, format!("the blobs cannot be listed: {e}")))?;
+        tracing::debug!(swept, "blobs that no record names are gone");
         let training = wiring::training(&ground, &config, federated, &inference, &mut metrics, cancel).await;
         let inbox = Arc::new(VillageInbox {
             streams: ground.streams.clone(),

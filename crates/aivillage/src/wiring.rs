@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aivillage_base::ports::{Blobs, Inbox, InboxError, Payload, Records, Transport};
+use aivillage_base::ports::{Blobs, Inbox, InboxError, Payload, Records, StoreError, Transport};
 use aivillage_base::time::Clock;
 use aivillage_base::wire::{Peer, Up, UpdateHeader, UpdateReply};
 use aivillage_base::{Architecture, Digest, ErrorKind, ModelId, NodeName, Task};
@@ -105,6 +105,26 @@ pub async fn training(
             Part::Off { reason: error.to_string() }
         }
     }
+}
+
+/// Deletes blobs that no record names: what a crash left between a blob's end and its row. To be called before nodes can
+/// send new ones. Without a catalogue to ask, nothing is deleted.
+///
+/// # Errors
+/// The stores'.
+pub async fn sweep(ground: &Ground, inference: &Part<Inference>) -> Result<usize, StoreError> {
+    let Part::On(inference) = inference else { return Ok(0) };
+    let mut named = aivillage_training::store::referenced(&*ground.records).await?;
+    for model in inference.models() {
+        named.extend(model.bundle.map(|bundle| bundle.digest));
+        named.extend(model.versions.iter().map(|version| version.bundle.digest));
+    }
+    let mut swept = 0;
+    for digest in ground.blobs.list().await?.into_iter().filter(|digest| !named.contains(digest)) {
+        ground.blobs.delete(&digest).await?;
+        swept += 1;
+    }
+    Ok(swept)
 }
 
 fn off(part: &str, enabled: bool, federated: bool) -> Option<String> {

@@ -23,7 +23,8 @@ pub const INPUT_VALUES_MAX: usize = 1 << 18;
 /// Most output values of a request: about 0.8 MB of JSON from a node.
 pub const OUTPUT_VALUES_MAX: usize = 1 << 16;
 
-const KEYS: [&str; 2] = ["inputs", "input"];
+/// `inputs` is ours; the other two mean the same: a slip of many, and the word of the integration guide.
+const KEYS: [&str; 3] = ["inputs", "input", "image_tensor"];
 
 /// The rows in `input_data` for a model of this shape.
 ///
@@ -38,7 +39,7 @@ pub fn parse(input_data: &Map<String, Value>, model: &Architecture) -> Result<Ve
     }
     let mut given = input_data.iter();
     let (Some((key, value)), None) = (given.next(), given.next()) else {
-        let found = if input_data.is_empty() { "it is empty" } else { "it has both `inputs` and `input`" };
+        let found = if input_data.is_empty() { "it is empty" } else { "it has several" };
         return Err(InferenceError::invalid(
             "/input_data",
             format!("exactly one key, `inputs`, is needed, but {found}; {}", expected(model)),

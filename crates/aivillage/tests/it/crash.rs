@@ -168,3 +168,25 @@ async fn a_node_killed_before_or_after_any_of_its_steps_ends_in_the_undisturbed_
         assert_eq!(steps.len(), ROUNDS as usize, "{steps:?}");
     }
 }
+
+#[tokio::test]
+async fn what_a_crash_left_in_the_blob_folder_is_gone_at_the_next_start_and_models_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut village = Village::start(dir.path());
+    village.join("site-0", 0, 1).await;
+    let job = village.submit("digits", 1, 1).await;
+    let model = village.ended(&job).await["model"]["blake3"].as_str().unwrap().to_owned();
+    village.gateway.terminate();
+    assert!(village.gateway.wait().success());
+    let blobs = village.data().join("blobs");
+    let orphan = {
+        let folder = aivillage_storage::FolderBlobs::open(&blobs, None).unwrap();
+        aivillage_base::ports::put_blob(&folder, vec![7; 1000].into()).await.unwrap().digest
+    };
+    let village = Village::start(dir.path());
+    let folder = aivillage_storage::FolderBlobs::open(&blobs, None).unwrap();
+    let left = aivillage_base::ports::Blobs::list(&folder).await.unwrap();
+    assert!(!left.contains(&orphan), "{left:?}");
+    assert!(left.contains(&model.parse().unwrap()), "{left:?}");
+    drop(village);
+}
