@@ -139,3 +139,44 @@ async fn a_request_that_a_node_is_working_on_is_answered_while_the_gateway_drain
     assert_eq!(answer["status"], "completed", "{answer:#}\n{}", village.gateway.log());
     assert_eq!(village.gateway.wait().code(), Some(0), "{}", village.gateway.log());
 }
+
+#[tokio::test]
+async fn a_killed_gateways_folder_is_told_apart_from_a_running_ones_and_serves_again_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut village = Village::without_node(dir.path());
+    village.join_sites(1).await;
+    let old = village.http.clone();
+    village.gateway.kill();
+    let refused = village.say(&["status"]).refused(7);
+    assert!(refused.contains(&old) && refused.contains("aivillage up --data"), "{refused}");
+    // Other ports: clients find it by its folder, a node is told where it went.
+    village.nodes.clear();
+    let mut moved = Village::without_node(dir.path());
+    assert_ne!(moved.link, village.link);
+    moved.run_node("site-0", &[&moved.link.clone()]);
+    moved.connected(&["site-0"]).await;
+    assert!(moved.say(&["status"]).ok().contains("1 connected"));
+    moved.nodes[0].terminate();
+    moved.nodes[0].wait();
+    // From now on it knows.
+    moved.run_node("site-0", &[]);
+    moved.connected(&["site-0"]).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_stopped_amid_a_job_goes_on_to_the_same_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut village = Village::without_node(dir.path());
+    village.join_sites(2).await;
+    village.submit("undisturbed", 30, 2).await;
+    let undisturbed = village.completed("undisturbed").await;
+    village.submit("stopped", 30, 2).await;
+    village.until("training/status/stopped", "some rounds", |v| v["rounds_completed"].as_u64() > Some(2)).await;
+    village.gateway.terminate();
+    assert_eq!(village.gateway.wait().code(), Some(0), "{}", village.gateway.log());
+    let village = village.again(&["--no-node"]);
+    let early: Value = village.client.get("training/status/stopped").await.unwrap();
+    let stopped = village.completed("stopped").await;
+    assert_eq!(stopped["model"]["blake3"], undisturbed["model"]["blake3"]);
+    assert!(early["rounds_completed"].as_u64() < Some(30), "it was stopped before the end: {early:#}");
+}
