@@ -9,11 +9,7 @@
 //! installed or its installation is spelled out. It must not know any room of the house, and it has no
 //! dependency beyond JSON and errors, so that it builds in seconds.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command-line program: its output is its interface"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program: its output is its interface")]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -73,10 +69,7 @@ fn parse(words: &[&str]) -> Result<Command, String> {
 
 /// The workspace's folder: the parent of this package.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("invariant: xtask/ lies in the workspace")
-        .to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("invariant: xtask/ lies in the workspace").to_path_buf()
 }
 
 #[cfg(test)]
@@ -86,10 +79,7 @@ mod tests {
     #[test]
     fn each_command_is_understood() {
         assert_eq!(parse(&["test"]), Ok(Command::Test { quick: false }));
-        assert_eq!(
-            parse(&["test", "--quick"]),
-            Ok(Command::Test { quick: true })
-        );
+        assert_eq!(parse(&["test", "--quick"]), Ok(Command::Test { quick: true }));
         assert_eq!(parse(&["tidy"]), Ok(Command::Tidy));
         assert_eq!(parse(&["--help"]), Ok(Command::Help));
     }
@@ -98,9 +88,6 @@ mod tests {
     fn what_is_not_understood_is_named() {
         assert_eq!(parse(&[]), Err("no command given".to_owned()));
         assert_eq!(parse(&["tset"]), Err("unknown command `tset`".to_owned()));
-        assert_eq!(
-            parse(&["test", "--fast"]),
-            Err("unknown option `--fast`".to_owned())
-        );
+        assert_eq!(parse(&["test", "--fast"]), Err("unknown option `--fast`".to_owned()));
     }
 }

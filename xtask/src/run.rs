@@ -73,15 +73,9 @@ impl<'a> Line<'a> {
             .output()
             .with_context(|| format!("cannot start `{}`", self.words))?;
         if !output.status.success() {
-            bail!(
-                "`{}` ended with {}: {}",
-                self.words,
-                output.status,
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            bail!("`{}` ended with {}: {}", self.words, output.status, String::from_utf8_lossy(&output.stderr).trim());
         }
-        String::from_utf8(output.stdout)
-            .with_context(|| format!("`{}` did not write UTF-8", self.words))
+        String::from_utf8(output.stdout).with_context(|| format!("`{}` did not write UTF-8", self.words))
     }
 
     /// Whether the program is there and answers with 0; writes nothing.
@@ -97,9 +91,7 @@ mod tests {
 
     #[test]
     fn output_is_read() {
-        let text = Line::new("cargo --version")
-            .read(&root())
-            .expect("cargo runs");
+        let text = Line::new("cargo --version").read(&root()).expect("cargo runs");
         assert!(text.starts_with("cargo "), "{text}");
     }
 
@@ -109,9 +101,6 @@ mod tests {
         assert!(format!("{:#}", missing.unwrap_err()).contains("`no-such-program-here --x`"));
         let failing = Line::new("cargo no-such-command-here").read(&root());
         let text = format!("{:#}", failing.unwrap_err());
-        assert!(
-            text.contains("`cargo no-such-command-here` ended with"),
-            "{text}"
-        );
+        assert!(text.contains("`cargo no-such-command-here` ended with"), "{text}");
     }
 }

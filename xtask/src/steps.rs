@@ -20,16 +20,11 @@ struct Step {
     mend: &'static str,
 }
 
-const FORMAT: Step = Step {
-    name: "format",
-    line: Some(Line::new("cargo fmt --all --check")),
-    mend: "run `cargo fmt --all`",
-};
+const FORMAT: Step =
+    Step { name: "format", line: Some(Line::new("cargo fmt --all --check")), mend: "run `cargo fmt --all`" };
 const LINTS: Step = Step {
     name: "lints",
-    line: Some(Line::new(
-        "cargo clippy --workspace --all-targets --locked -- -D warnings",
-    )),
+    line: Some(Line::new("cargo clippy --workspace --all-targets --locked -- -D warnings")),
     mend: "mend what clippy names above; a lint that is wrong here gets `#[expect(.., reason = \"..\")]`",
 };
 const TESTS: Step = Step {
@@ -44,17 +39,11 @@ const DOC_TESTS: Step = Step {
 };
 const DOCS: Step = Step {
     name: "docs",
-    line: Some(Line {
-        words: "cargo doc --workspace --no-deps --locked",
-        env: &[("RUSTDOCFLAGS", "-D warnings")],
-    }),
+    line: Some(Line { words: "cargo doc --workspace --no-deps --locked", env: &[("RUSTDOCFLAGS", "-D warnings")] }),
     mend: "mend the link or the mark-up that rustdoc names above",
 };
-const HOUSE_RULES: Step = Step {
-    name: "house rules",
-    line: None,
-    mend: "mend what is listed above; repeat alone by `cargo xtask tidy`",
-};
+const HOUSE_RULES: Step =
+    Step { name: "house rules", line: None, mend: "mend what is listed above; repeat alone by `cargo xtask tidy`" };
 
 /// The whole test: cheap steps first, so that a slip is named early.
 const ALL: [Step; 6] = [FORMAT, LINTS, TESTS, DOC_TESTS, DOCS, HOUSE_RULES];
@@ -80,10 +69,7 @@ pub(crate) fn run(root: &Path, quick: bool) -> Result<()> {
         times.push((step.name, started.elapsed()));
         if let Err(cause) = outcome {
             println!("\n{}", table(&times));
-            return Err(anyhow!(
-                "step {place} FAILED: {cause:#}\n  mend: {}",
-                step.mend
-            ));
+            return Err(anyhow!("step {place} FAILED: {cause:#}\n  mend: {}", step.mend));
         }
     }
     println!("\n{}\nall {} steps passed", table(&times), steps.len());
@@ -96,11 +82,7 @@ impl Step {
         let Some(line) = self.line else {
             return "cargo xtask tidy".to_owned();
         };
-        let env: String = line
-            .env
-            .iter()
-            .map(|(name, value)| format!("{name}=\"{value}\" "))
-            .collect();
+        let env: String = line.env.iter().map(|(name, value)| format!("{name}=\"{value}\" ")).collect();
         format!("{env}{}", line.words)
     }
 }
@@ -116,10 +98,7 @@ fn table(times: &[(&str, Duration)]) -> String {
         .join("\n")
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a stopwatch for people: no check depends on what it shows"
-)]
+#[expect(clippy::disallowed_methods, reason = "a stopwatch for people: no check depends on what it shows")]
 fn now() -> Instant {
     Instant::now()
 }
@@ -154,13 +133,7 @@ mod tests {
 
     #[test]
     fn times_are_listed_with_their_sum() {
-        let times = [
-            ("format", Duration::from_millis(1_500)),
-            ("tests", Duration::from_secs(60)),
-        ];
-        assert_eq!(
-            table(&times),
-            "format           1.5 s\ntests           60.0 s\ntotal           61.5 s"
-        );
+        let times = [("format", Duration::from_millis(1_500)), ("tests", Duration::from_secs(60))];
+        assert_eq!(table(&times), "format           1.5 s\ntests           60.0 s\ntotal           61.5 s");
     }
 }

@@ -78,11 +78,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     if count > 0 {
         bail!("{count} place(s) break a house rule (listed above)");
     }
-    println!(
-        "house rules: {} rules, {} files, nothing to mend",
-        RULES.len(),
-        tree.files.len()
-    );
+    println!("house rules: {} rules, {} files, nothing to mend", RULES.len(), tree.files.len());
     Ok(())
 }
 
@@ -105,20 +101,10 @@ mod tests {
     #[test]
     fn a_report_says_where_what_why_and_how_to_mend() {
         let rule = &RULES[0];
-        let finding = Finding {
-            path: "a/b.rs".to_owned(),
-            line: 7,
-            what: "too much".to_owned(),
-        };
+        let finding = Finding { path: "a/b.rs".to_owned(), line: 7, what: "too much".to_owned() };
         let text = report(rule, &[finding]);
-        assert!(
-            text.starts_with("a/b.rs:7: [import-walls] too much\n"),
-            "{text}"
-        );
-        assert!(
-            text.contains(rule.why) && text.contains(rule.mend),
-            "{text}"
-        );
+        assert!(text.starts_with("a/b.rs:7: [import-walls] too much\n"), "{text}");
+        assert!(text.contains(rule.why) && text.contains(rule.mend), "{text}");
         assert_eq!(report(rule, &[]), "");
     }
 

@@ -14,29 +14,16 @@ use crate::run::Line;
 /// # Errors
 /// rustfmt or clippy is missing (the message says what to type), or nextest cannot be installed.
 pub(crate) fn ensure(root: &Path, quick: bool) -> Result<()> {
-    let components = [
-        ("rustfmt", "cargo fmt --version"),
-        ("clippy", "cargo clippy --version"),
-    ];
-    let wanted = if quick {
-        &components[..1]
-    } else {
-        &components[..]
-    };
-    let missing: Vec<&str> = wanted
-        .iter()
-        .filter(|(_, probe)| !Line::new(probe).answers(root))
-        .map(|(name, _)| *name)
-        .collect();
+    let components = [("rustfmt", "cargo fmt --version"), ("clippy", "cargo clippy --version")];
+    let wanted = if quick { &components[..1] } else { &components[..] };
+    let missing: Vec<&str> =
+        wanted.iter().filter(|(_, probe)| !Line::new(probe).answers(root)).map(|(name, _)| *name).collect();
     if let Some(message) = how_to_install(&missing) {
         bail!(message);
     }
     if !Line::new("cargo nextest --version").answers(root) {
         let install = Line::new("cargo install cargo-nextest --locked");
-        println!(
-            "xtask: cargo-nextest (runs the tests) is missing; `{}` takes a few minutes, once",
-            install.words
-        );
+        println!("xtask: cargo-nextest (runs the tests) is missing; `{}` takes a few minutes, once", install.words);
         install.show(root)?;
     }
     Ok(())
@@ -61,10 +48,7 @@ mod tests {
     #[test]
     fn missing_components_come_with_the_line_to_type() {
         let text = how_to_install(&["rustfmt", "clippy"]).expect("two are missing");
-        assert!(
-            text.contains("`rustup component add rustfmt clippy`"),
-            "{text}"
-        );
+        assert!(text.contains("`rustup component add rustfmt clippy`"), "{text}");
     }
 
     #[test]

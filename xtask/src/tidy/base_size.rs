@@ -39,22 +39,11 @@ mod tests {
     #[test]
     fn lines_of_base_are_summed_over_its_files() {
         let (half, tests) = ("x\n".repeat(1_000), "x\n".repeat(700));
-        let files = [
-            ("crates/base/src/a.rs", &*half),
-            ("crates/base/src/b.rs", &*half),
-        ];
+        let files = [("crates/base/src/a.rs", &*half), ("crates/base/src/b.rs", &*half)];
         assert_eq!(check(&Tree::of(&files)), []);
-        let more = [
-            files[0],
-            files[1],
-            ("crates/base/src/b/tests.rs", &tests),
-            ("crates/fog/src/a.rs", &half),
-        ];
+        let more = [files[0], files[1], ("crates/base/src/b/tests.rs", &tests), ("crates/fog/src/a.rs", &half)];
         assert_eq!(check(&Tree::of(&more)), []);
         let over = [files[0], files[1], ("crates/base/src/c.rs", "x\n")];
-        assert_eq!(
-            check(&Tree::of(&over))[0].what,
-            "the crate has 2001 lines, the limit is 2000"
-        );
+        assert_eq!(check(&Tree::of(&over))[0].what, "the crate has 2001 lines, the limit is 2000");
     }
 }

@@ -32,11 +32,7 @@ mod tests {
 
     #[test]
     fn only_data_may_be_big() {
-        let mut tree = Tree::of(&[
-            ("data/digits.csv", "x"),
-            ("docs/film.gif", "x"),
-            ("docs/a.png", "x"),
-        ]);
+        let mut tree = Tree::of(&[("data/digits.csv", "x"), ("docs/film.gif", "x"), ("docs/a.png", "x")]);
         tree.files[0].bytes = BYTES_MAX + 1;
         tree.files[1].bytes = BYTES_MAX + 1;
         tree.files[2].bytes = BYTES_MAX;

@@ -20,20 +20,12 @@ fn check(tree: &Tree) -> Vec<Finding> {
 }
 
 fn file(path: &str, text: &str) -> Vec<Finding> {
-    let limit = if is_test_file(path) {
-        TEST_LINES_MAX
-    } else {
-        CODE_LINES_MAX
-    };
+    let limit = if is_test_file(path) { TEST_LINES_MAX } else { CODE_LINES_MAX };
     let lines = text.lines().count();
     if lines <= limit {
         return Vec::new();
     }
-    vec![Finding {
-        path: path.to_owned(),
-        line: limit + 1,
-        what: format!("{lines} lines, the limit is {limit}"),
-    }]
+    vec![Finding { path: path.to_owned(), line: limit + 1, what: format!("{lines} lines, the limit is {limit}") }]
 }
 
 #[cfg(test)]
@@ -49,10 +41,7 @@ mod tests {
     #[test]
     fn longer_files_are_refused_at_the_first_line_too_many() {
         let found = file("src/a.rs", &"x\n".repeat(501));
-        assert_eq!(
-            (found[0].line, found[0].what.as_str()),
-            (501, "501 lines, the limit is 500")
-        );
+        assert_eq!((found[0].line, found[0].what.as_str()), (501, "501 lines, the limit is 500"));
         assert_eq!(file("tests/it/main.rs", &"x\n".repeat(801)).len(), 1);
     }
 }

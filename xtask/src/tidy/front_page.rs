@@ -24,10 +24,7 @@ fn check(tree: &Tree) -> Vec<Finding> {
         let Some((root, text)) = root.and_then(|root| Some((root, root.text.as_deref()?))) else {
             continue;
         };
-        let lines = text
-            .lines()
-            .take_while(|line| line.starts_with("//!"))
-            .count();
+        let lines = text.lines().take_while(|line| line.starts_with("//!")).count();
         if lines < FRONT_PAGE_LINES_MIN {
             found.push(Finding {
                 path: root.path.clone(),
@@ -44,9 +41,7 @@ fn check(tree: &Tree) -> Vec<Finding> {
 
 fn file(path: &str, text: &str) -> Vec<Finding> {
     let first = text.lines().next().unwrap_or_default();
-    let says_something = first
-        .strip_prefix("//!")
-        .is_some_and(|rest| !rest.trim().is_empty());
+    let says_something = first.strip_prefix("//!").is_some_and(|rest| !rest.trim().is_empty());
     if says_something {
         return Vec::new();
     }
@@ -64,11 +59,7 @@ mod tests {
 
     fn crate_with(files: &[(&str, &str)]) -> Tree {
         let mut tree = Tree::of(files);
-        tree.packages.push(Package {
-            name: "a".to_owned(),
-            folder: "crates/a".to_owned(),
-            dependencies: Vec::new(),
-        });
+        tree.packages.push(Package { name: "a".to_owned(), folder: "crates/a".to_owned(), dependencies: Vec::new() });
         tree
     }
 
@@ -79,13 +70,7 @@ mod tests {
 
     #[test]
     fn a_file_without_a_purpose_is_refused() {
-        for text in [
-            "",
-            "fn a() {}\n",
-            "// no doc\n",
-            "//!\nfn a() {}\n",
-            "\n//! late\n",
-        ] {
+        for text in ["", "fn a() {}\n", "// no doc\n", "//!\nfn a() {}\n", "\n//! late\n"] {
             assert_eq!(file("build.rs", text).len(), 1, "{text:?}");
         }
     }
@@ -101,10 +86,7 @@ mod tests {
     #[test]
     fn a_program_beside_a_library_needs_no_second_page() {
         let page = "//! x\n".repeat(8);
-        let tree = crate_with(&[
-            ("crates/a/src/lib.rs", &page),
-            ("crates/a/src/main.rs", "//! x\n"),
-        ]);
+        let tree = crate_with(&[("crates/a/src/lib.rs", &page), ("crates/a/src/main.rs", "//! x\n")]);
         assert_eq!(check(&tree), []);
     }
 }

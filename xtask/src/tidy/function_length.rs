@@ -25,10 +25,7 @@ fn file(path: &str, text: &str) -> Vec<Finding> {
         .map(|function| Finding {
             path: path.to_owned(),
             line: function.line,
-            what: format!(
-                "`{}` has {} lines, the limit is {LINES_MAX}",
-                function.name, function.lines
-            ),
+            what: format!("`{}` has {} lines, the limit is {LINES_MAX}", function.name, function.lines),
         })
         .collect()
 }
@@ -38,10 +35,7 @@ mod tests {
     use super::file;
 
     fn function(lines: usize) -> String {
-        format!(
-            "//! x\nfn long() {{\n{}}}\n",
-            "    x();\n".repeat(lines - 2)
-        )
+        format!("//! x\nfn long() {{\n{}}}\n", "    x();\n".repeat(lines - 2))
     }
 
     #[test]
@@ -52,10 +46,7 @@ mod tests {
     #[test]
     fn a_longer_function_is_refused_by_name() {
         let found = file("a.rs", &function(71));
-        assert_eq!(
-            (found[0].line, found[0].what.as_str()),
-            (2, "`long` has 71 lines, the limit is 70")
-        );
+        assert_eq!((found[0].line, found[0].what.as_str()), (2, "`long` has 71 lines, the limit is 70"));
     }
 
     #[test]

@@ -25,14 +25,8 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("training", &["base", "privacy", "fog"]),
     ("inference", &["base", "privacy", "fog"]),
     ("engine", &["base", "training", "inference"]),
-    (
-        "storage",
-        &["base", "privacy", "fog", "training", "inference"],
-    ),
-    (
-        "gateway",
-        &["base", "privacy", "fog", "training", "inference"],
-    ),
+    ("storage", &["base", "privacy", "fog", "training", "inference"]),
+    ("gateway", &["base", "privacy", "fog", "training", "inference"]),
     ("sim", &["base", "fog", "training", "inference", "storage"]),
     ("xtask", &[]),
 ];
@@ -46,28 +40,17 @@ const OWNED: [(&str, &str); 2] = [("rusqlite", "storage"), ("ndarray", "engine")
 const BINARY: &str = "aivillage";
 
 fn check(tree: &Tree) -> Vec<Finding> {
-    let houses: Vec<&str> = tree
-        .packages
-        .iter()
-        .map(|package| package.name.as_str())
-        .collect();
+    let houses: Vec<&str> = tree.packages.iter().map(|package| package.name.as_str()).collect();
     let mut found = Vec::new();
     for package in &tree.packages {
         let manifest = format!("{}/Cargo.toml", package.folder);
         let room = room(&package.name);
         let mut add = |needle: &str, what: String| {
             let line = line_of(tree, &manifest, needle);
-            found.push(Finding {
-                path: manifest.clone(),
-                line,
-                what,
-            });
+            found.push(Finding { path: manifest.clone(), line, what });
         };
         if room != BINARY && arrows(room).is_none() {
-            add(
-                "name",
-                format!("crate `{room}` has no line in the table of who may import whom"),
-            );
+            add("name", format!("crate `{room}` has no line in the table of who may import whom"));
             continue;
         }
         for dependency in &package.dependencies {
@@ -82,12 +65,8 @@ fn check(tree: &Tree) -> Vec<Finding> {
 /// What is wrong with a dependency of a package; `None`: nothing.
 fn wrong(package: &Package, dependency: &Dependency, houses: &[&str]) -> Option<String> {
     let (from, to) = (room(&package.name), room(&dependency.name));
-    if let Some((library, owner)) = OWNED
-        .iter()
-        .find(|(library, _)| *library == dependency.name)
-    {
-        return (from != *owner)
-            .then(|| format!("`{from}` depends on `{library}`, which only `{owner}` may"));
+    if let Some((library, owner)) = OWNED.iter().find(|(library, _)| *library == dependency.name) {
+        return (from != *owner).then(|| format!("`{from}` depends on `{library}`, which only `{owner}` may"));
     }
     if !houses.contains(&dependency.name.as_str()) {
         return None;
@@ -96,8 +75,7 @@ fn wrong(package: &Package, dependency: &Dependency, houses: &[&str]) -> Option<
         None => true,
         Some(arrows) => arrows.contains(&to),
     };
-    let for_tests =
-        dependency.section == Section::Dev && to == "storage" && TESTED_ON_STORAGE.contains(&from);
+    let for_tests = dependency.section == Section::Dev && to == "storage" && TESTED_ON_STORAGE.contains(&from);
     if (allowed && to != BINARY) || for_tests {
         return None;
     }
@@ -110,10 +88,7 @@ fn wrong(package: &Package, dependency: &Dependency, houses: &[&str]) -> Option<
 }
 
 fn arrows(room: &str) -> Option<&'static [&'static str]> {
-    ARROWS
-        .iter()
-        .find(|(from, _)| *from == room)
-        .map(|(_, to)| *to)
+    ARROWS.iter().find(|(from, _)| *from == room).map(|(_, to)| *to)
 }
 
 /// `aivillage-base` is the room `base`.
@@ -123,10 +98,7 @@ fn room(package: &str) -> &str {
 
 /// The first line of a manifest that begins with `needle`, counted from 1; 1 when none does.
 fn line_of(tree: &Tree, manifest: &str, needle: &str) -> usize {
-    let text = tree
-        .file(manifest)
-        .and_then(|file| file.text.as_deref())
-        .unwrap_or_default();
+    let text = tree.file(manifest).and_then(|file| file.text.as_deref()).unwrap_or_default();
     let place = text.lines().position(|line| {
         let rest = line.trim_start().strip_prefix(needle);
         rest.is_some_and(|rest| rest.starts_with(['.', ' ', '=']))
@@ -146,10 +118,7 @@ mod tests {
             folder: format!("crates/{name}"),
             dependencies,
         };
-        let dependency = Dependency {
-            name: to.to_owned(),
-            section,
-        };
+        let dependency = Dependency { name: to.to_owned(), section };
         let mut tree = Tree::of(&[]);
         tree.packages.push(package(from, vec![dependency]));
         if to == "aivillage" || to.starts_with("aivillage-") {
@@ -175,17 +144,9 @@ mod tests {
     #[test]
     fn walls_are_not_crossed() {
         for (from, to, what) in [
-            (
-                "aivillage-training",
-                "aivillage-inference",
-                "`training` imports `inference`",
-            ),
+            ("aivillage-training", "aivillage-inference", "`training` imports `inference`"),
             ("aivillage-base", "aivillage-fog", "`base` imports `fog`"),
-            (
-                "aivillage-gateway",
-                "aivillage-storage",
-                "`gateway` imports `storage`",
-            ),
+            ("aivillage-gateway", "aivillage-storage", "`gateway` imports `storage`"),
             ("aivillage-sim", "aivillage", "`sim` imports `aivillage`"),
             ("xtask", "aivillage-base", "`xtask` imports `base`"),
         ] {
@@ -197,18 +158,12 @@ mod tests {
 
     #[test]
     fn tests_cross_no_wall_but_to_storage() {
-        assert_eq!(
-            arrow("aivillage-fog", Section::Dev, "aivillage-storage"),
-            [""; 0]
-        );
+        assert_eq!(arrow("aivillage-fog", Section::Dev, "aivillage-storage"), [""; 0]);
         assert_eq!(
             arrow("aivillage-fog", Section::Dev, "aivillage-training"),
             ["`fog` imports for its tests `training`"]
         );
-        assert_eq!(
-            arrow("aivillage-engine", Section::Dev, "aivillage-storage").len(),
-            1
-        );
+        assert_eq!(arrow("aivillage-engine", Section::Dev, "aivillage-storage").len(), 1);
     }
 
     #[test]
@@ -232,14 +187,10 @@ mod tests {
     fn the_line_of_the_manifest_is_named() {
         let manifest = "[package]\nname = \"aivillage-base\"\n[dependencies]\naivillage-fog-x = \"1\"\naivillage-fog.workspace = true\n";
         let mut tree = Tree::of(&[("crates/base/Cargo.toml", manifest)]);
-        for (name, folder, to) in [
-            ("aivillage-base", "crates/base", Some("aivillage-fog")),
-            ("aivillage-fog", "crates/fog", None),
-        ] {
-            let dependencies = to.map(|to| Dependency {
-                name: to.to_owned(),
-                section: Section::Normal,
-            });
+        for (name, folder, to) in
+            [("aivillage-base", "crates/base", Some("aivillage-fog")), ("aivillage-fog", "crates/fog", None)]
+        {
+            let dependencies = to.map(|to| Dependency { name: to.to_owned(), section: Section::Normal });
             tree.packages.push(Package {
                 name: name.to_owned(),
                 folder: folder.to_owned(),

@@ -36,9 +36,7 @@ fn file(path: &str, text: &str) -> Vec<Finding> {
 fn switch<'t>(inside: &'t [Token<'t>]) -> Option<&'t Token<'t>> {
     let is_switch = |token: &Token<'_>| matches!(token.text, "allow" | "expect");
     let conditional = inside.first()?.text == "cfg_attr";
-    let place = inside
-        .windows(2)
-        .position(|two| is_switch(&two[0]) && two[1].text == "(")?;
+    let place = inside.windows(2).position(|two| is_switch(&two[0]) && two[1].text == "(")?;
     (place == 0 || conditional).then(|| &inside[place])
 }
 
@@ -61,9 +59,6 @@ mod tests {
 
     #[test]
     fn the_word_in_a_text_is_no_exception() {
-        assert_eq!(
-            file("a.rs", "// #[allow(x)]\nconst A: &str = \"#[allow(x)]\";\n"),
-            []
-        );
+        assert_eq!(file("a.rs", "// #[allow(x)]\nconst A: &str = \"#[allow(x)]\";\n"), []);
     }
 }

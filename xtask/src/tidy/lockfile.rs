@@ -14,11 +14,7 @@ fn check(tree: &Tree) -> Vec<Finding> {
     if tree.file("Cargo.lock").is_some_and(|file| file.tracked) {
         return Vec::new();
     }
-    vec![Finding {
-        path: "Cargo.lock".to_owned(),
-        line: 1,
-        what: "not known to git".to_owned(),
-    }]
+    vec![Finding { path: "Cargo.lock".to_owned(), line: 1, what: "not known to git".to_owned() }]
 }
 
 #[cfg(test)]

@@ -56,24 +56,15 @@ impl<'a> Rust<'a> {
                 _ if *layer == wanted => *byte,
                 _ => b' ',
             });
-            String::from_utf8(bytes.collect())
-                .expect("invariant: a piece never ends within a character")
+            String::from_utf8(bytes.collect()).expect("invariant: a piece never ends within a character")
         };
         let (code, comments) = (keep(Layer::Code), keep(Layer::Comment));
-        Self {
-            raw,
-            code,
-            comments,
-        }
+        Self { raw, code, comments }
     }
 
     /// The line of a byte offset, counted from 1.
     pub(super) fn line(&self, at: usize) -> usize {
-        self.raw.as_bytes()[..at]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1
+        self.raw.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1
     }
 
     pub(super) fn tokens(&self) -> Vec<Token<'_>> {
@@ -82,16 +73,10 @@ impl<'a> Rust<'a> {
         let mut at = 0;
         while let Some(first) = self.code[at..].chars().next() {
             let rest = &self.code[at..];
-            let length = if is_word(first) {
-                rest.find(|c| !is_word(c)).unwrap_or(rest.len())
-            } else {
-                first.len_utf8()
-            };
+            let length =
+                if is_word(first) { rest.find(|c| !is_word(c)).unwrap_or(rest.len()) } else { first.len_utf8() };
             if !first.is_whitespace() {
-                tokens.push(Token {
-                    text: &rest[..length],
-                    at,
-                });
+                tokens.push(Token { text: &rest[..length], at });
             }
             at += length;
         }
@@ -133,11 +118,7 @@ impl<'a> Rust<'a> {
                 continue;
             };
             let line = self.line(token.at);
-            found.push(Function {
-                name: name.text.to_owned(),
-                line,
-                lines: self.line(tokens[close].at) - line + 1,
-            });
+            found.push(Function { name: name.text.to_owned(), line, lines: self.line(tokens[close].at) - line + 1 });
         }
         found
     }
@@ -179,10 +160,7 @@ fn piece(bytes: &[u8], at: usize) -> (usize, Layer) {
     match bytes[at] {
         b'/' if bytes.get(at + 1) == Some(&b'/') => {
             let length = bytes[at..].iter().position(|byte| *byte == b'\n');
-            (
-                length.map_or(bytes.len(), |length| at + length),
-                Layer::Comment,
-            )
+            (length.map_or(bytes.len(), |length| at + length), Layer::Comment)
         }
         b'/' if bytes.get(at + 1) == Some(&b'*') => (block_comment(bytes, at), Layer::Comment),
         b'"' => (quoted(bytes, at, b'"'), Layer::Quoted),
@@ -195,9 +173,7 @@ fn piece(bytes: &[u8], at: usize) -> (usize, Layer) {
             let length = bytes[at..].iter().position(|byte| !is_word_byte(*byte));
             let end = length.map_or(bytes.len(), |length| at + length);
             match &bytes[at..end] {
-                b"r" | b"br" | b"cr" => {
-                    raw_string(bytes, end).map_or((end, Layer::Code), |end| (end, Layer::Quoted))
-                }
+                b"r" | b"br" | b"cr" => raw_string(bytes, end).map_or((end, Layer::Code), |end| (end, Layer::Quoted)),
                 _ => (end, Layer::Code),
             }
         }
@@ -257,10 +233,7 @@ fn character(bytes: &[u8], start: usize) -> Option<usize> {
 
 /// End of the raw string whose `#`s or quote follow at `start`; `None`: a raw identifier.
 fn raw_string(bytes: &[u8], start: usize) -> Option<usize> {
-    let marks = bytes[start..]
-        .iter()
-        .take_while(|byte| **byte == b'#')
-        .count();
+    let marks = bytes[start..].iter().take_while(|byte| **byte == b'#').count();
     if bytes.get(start + marks) != Some(&b'"') {
         return None;
     }

@@ -18,11 +18,7 @@ fn check(tree: &Tree) -> Vec<Finding> {
     let text = |path: &str| tree.file(path).and_then(|file| file.text.as_deref());
     let mut found = Vec::new();
     let mut add = |path: &str, line: usize, what: String| {
-        found.push(Finding {
-            path: path.to_owned(),
-            line,
-            what,
-        });
+        found.push(Finding { path: path.to_owned(), line, what });
     };
     match text(CI) {
         None => add(CI, 1, "missing".to_owned()),
@@ -48,13 +44,8 @@ fn check(tree: &Tree) -> Vec<Finding> {
 
 /// The lines of a script that call cargo, counted from 1.
 fn calls(script: &str) -> Vec<(usize, &str)> {
-    let lines = script
-        .lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line.trim()));
-    lines
-        .filter(|(_, line)| line.split(' ').next() == Some("cargo"))
-        .collect()
+    let lines = script.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
+    lines.filter(|(_, line)| line.split(' ').next() == Some("cargo")).collect()
 }
 
 /// The lines in the fenced code blocks of a page, without prompt and remark.
@@ -76,8 +67,7 @@ mod tests {
     use super::super::tree::Tree;
     use super::{CI, README, check};
 
-    const SCRIPT: &str =
-        "#!/usr/bin/env bash\n# cargo test is not called\ncommand -v cargo\ncargo xtask test\n";
+    const SCRIPT: &str = "#!/usr/bin/env bash\n# cargo test is not called\ncommand -v cargo\ncargo xtask test\n";
     const PAGE: &str = "# x\n```sh\n$ cargo xtask test   # everything\n```\n";
 
     #[test]
@@ -90,27 +80,18 @@ mod tests {
         let script = format!("{SCRIPT}cargo xtask test --quick\n");
         let found = check(&Tree::of(&[(CI, &script), (README, PAGE)]));
         assert_eq!((found.len(), found[0].line), (1, 5));
-        assert_eq!(
-            check(&Tree::of(&[(CI, "echo ok\n"), (README, PAGE)])).len(),
-            1
-        );
+        assert_eq!(check(&Tree::of(&[(CI, "echo ok\n"), (README, PAGE)])).len(), 1);
     }
 
     #[test]
     fn a_readme_that_does_not_show_it_in_a_block_is_refused() {
         let prose = "Run cargo xtask test.\n```sh\ncargo test\n```\ncargo xtask test\n";
-        assert_eq!(
-            check(&Tree::of(&[(CI, SCRIPT), (README, prose)]))[0].path,
-            README
-        );
+        assert_eq!(check(&Tree::of(&[(CI, SCRIPT), (README, prose)]))[0].path, README);
     }
 
     #[test]
     fn missing_files_are_named() {
-        let paths: Vec<_> = check(&Tree::of(&[]))
-            .into_iter()
-            .map(|one| one.path)
-            .collect();
+        let paths: Vec<_> = check(&Tree::of(&[])).into_iter().map(|one| one.path).collect();
         assert_eq!(paths, [CI, README]);
     }
 }

@@ -66,17 +66,11 @@ impl Tree {
     /// git or cargo is missing or refuses, or a file cannot be read.
     pub(super) fn read(root: &Path) -> Result<Self> {
         let mut known = BTreeMap::new();
-        for (words, tracked) in [
-            ("git ls-files -z --others --exclude-standard", false),
-            ("git ls-files -z", true),
-        ] {
-            let list = Line::new(words).read(root).context(
-                "the house rules read the list of files from git: check out by `git clone`",
-            )?;
-            known.extend(
-                list.split_terminator('\0')
-                    .map(|path| (path.to_owned(), tracked)),
-            );
+        for (words, tracked) in [("git ls-files -z --others --exclude-standard", false), ("git ls-files -z", true)] {
+            let list = Line::new(words)
+                .read(root)
+                .context("the house rules read the list of files from git: check out by `git clone`")?;
+            known.extend(list.split_terminator('\0').map(|path| (path.to_owned(), tracked)));
         }
         let mut files = Vec::with_capacity(known.len());
         for (path, tracked) in known {
@@ -94,20 +88,11 @@ impl Tree {
                 let bytes = std::fs::read(&place).with_context(|| format!("cannot read {path}"))?;
                 String::from_utf8(bytes).ok()
             };
-            files.push(File {
-                path,
-                bytes: meta.len(),
-                text,
-                tracked,
-            });
+            files.push(File { path, bytes: meta.len(), text, tracked });
         }
-        let metadata =
-            Line::new("cargo metadata --no-deps --format-version 1 --locked").read(root)?;
+        let metadata = Line::new("cargo metadata --no-deps --format-version 1 --locked").read(root)?;
         let metadata = serde_json::from_str(&metadata).context("cargo metadata wrote no JSON")?;
-        Ok(Self {
-            files,
-            packages: packages(&metadata)?,
-        })
+        Ok(Self { files, packages: packages(&metadata)? })
     }
 
     pub(super) fn file(&self, path: &str) -> Option<&File> {
@@ -124,9 +109,7 @@ impl Tree {
 
     /// Applies the check of one Rust file to all of them.
     pub(super) fn each_rust(&self, check: fn(&str, &str) -> Vec<Finding>) -> Vec<Finding> {
-        self.rust()
-            .flat_map(|(path, text)| check(path, text))
-            .collect()
+        self.rust().flat_map(|(path, text)| check(path, text)).collect()
     }
 
     /// A tree of these files, all tracked, without packages: for the rules' tests.
@@ -141,10 +124,7 @@ impl Tree {
                 tracked: true,
             })
             .collect();
-        Self {
-            files,
-            packages: Vec::new(),
-        }
+        Self { files, packages: Vec::new() }
     }
 }
 
@@ -156,23 +136,13 @@ pub(super) fn is_test_file(path: &str) -> bool {
 /// The packages in the answer of `cargo metadata --no-deps`.
 fn packages(metadata: &Value) -> Result<Vec<Package>> {
     let surprise = |what: &str| anyhow!("cargo metadata: no {what}; has its format changed?");
-    let root = metadata["workspace_root"]
-        .as_str()
-        .ok_or_else(|| surprise("workspace_root"))?;
-    let list = metadata["packages"]
-        .as_array()
-        .ok_or_else(|| surprise("packages"))?;
+    let root = metadata["workspace_root"].as_str().ok_or_else(|| surprise("workspace_root"))?;
+    let list = metadata["packages"].as_array().ok_or_else(|| surprise("packages"))?;
     list.iter()
         .map(|package| {
-            let name = package["name"]
-                .as_str()
-                .ok_or_else(|| surprise("package name"))?;
-            let manifest = package["manifest_path"]
-                .as_str()
-                .ok_or_else(|| surprise("manifest_path"))?;
-            let dependencies = package["dependencies"]
-                .as_array()
-                .ok_or_else(|| surprise("dependencies"))?;
+            let name = package["name"].as_str().ok_or_else(|| surprise("package name"))?;
+            let manifest = package["manifest_path"].as_str().ok_or_else(|| surprise("manifest_path"))?;
+            let dependencies = package["dependencies"].as_array().ok_or_else(|| surprise("dependencies"))?;
             Ok(Package {
                 name: name.to_owned(),
                 folder: Path::new(manifest)
@@ -184,19 +154,14 @@ fn packages(metadata: &Value) -> Result<Vec<Package>> {
                 dependencies: dependencies
                     .iter()
                     .map(|dependency| {
-                        let name = dependency["name"]
-                            .as_str()
-                            .ok_or_else(|| surprise("dependency name"))?;
+                        let name = dependency["name"].as_str().ok_or_else(|| surprise("dependency name"))?;
                         let section = match dependency["kind"].as_str() {
                             None => Section::Normal,
                             Some("dev") => Section::Dev,
                             Some("build") => Section::Build,
                             Some(_) => return Err(surprise("known kind of dependency")),
                         };
-                        Ok(Dependency {
-                            name: name.to_owned(),
-                            section,
-                        })
+                        Ok(Dependency { name: name.to_owned(), section })
                     })
                     .collect::<Result<_>>()?,
             })
@@ -217,42 +182,18 @@ mod tests {
             "dependencies": [{"name": "b", "kind": null}, {"name": "c", "kind": "dev"}, {"name": "d", "kind": "build"}],
         }]});
         let found = packages(&metadata).expect("well formed");
-        assert_eq!(
-            (found[0].name.as_str(), found[0].folder.as_str()),
-            ("a", "crates/a")
-        );
-        let sections: Vec<_> = found[0]
-            .dependencies
-            .iter()
-            .map(|one| (one.name.as_str(), one.section))
-            .collect();
-        assert_eq!(
-            sections,
-            [
-                ("b", Section::Normal),
-                ("c", Section::Dev),
-                ("d", Section::Build)
-            ]
-        );
+        assert_eq!((found[0].name.as_str(), found[0].folder.as_str()), ("a", "crates/a"));
+        let sections: Vec<_> = found[0].dependencies.iter().map(|one| (one.name.as_str(), one.section)).collect();
+        assert_eq!(sections, [("b", Section::Normal), ("c", Section::Dev), ("d", Section::Build)]);
     }
 
     #[test]
     fn another_format_of_the_metadata_is_an_error() {
-        assert!(
-            packages(&json!({}))
-                .unwrap_err()
-                .to_string()
-                .contains("workspace_root")
-        );
+        assert!(packages(&json!({})).unwrap_err().to_string().contains("workspace_root"));
         let odd = json!({"workspace_root": "/w", "packages": [{
             "name": "a", "manifest_path": "/w/a/Cargo.toml", "dependencies": [{"name": "b", "kind": "new"}],
         }]});
-        assert!(
-            packages(&odd)
-                .unwrap_err()
-                .to_string()
-                .contains("known kind")
-        );
+        assert!(packages(&odd).unwrap_err().to_string().contains("known kind"));
     }
 
     #[test]

@@ -21,8 +21,7 @@ pub(super) const RULE: Rule = Rule {
 fn check(tree: &Tree) -> Vec<Finding> {
     let mut found = tree.each_rust(rust);
     for file in &tree.files {
-        let is_script =
-            SCRIPTS.iter().any(|end| file.path.ends_with(end)) || file.path.starts_with(".ci/");
+        let is_script = SCRIPTS.iter().any(|end| file.path.ends_with(end)) || file.path.starts_with(".ci/");
         if let (true, Some(text)) = (is_script, &file.text) {
             found.extend(markers(&file.path, text));
         }
@@ -35,11 +34,7 @@ fn rust(path: &str, text: &str) -> Vec<Finding> {
     let tokens = rust.tokens();
     let mut found = markers(path, &rust.comments);
     let mut add = |token: &Token<'_>, what: String| {
-        found.push(Finding {
-            path: path.to_owned(),
-            line: rust.line(token.at),
-            what,
-        });
+        found.push(Finding { path: path.to_owned(), line: rust.line(token.at), what });
     };
     for three in tokens.windows(3) {
         // `dbg != x` compares; a macro's `!` is followed by a bracket.
@@ -51,8 +46,7 @@ fn rust(path: &str, text: &str) -> Vec<Finding> {
         let Some(first) = inside.first() else {
             continue;
         };
-        let conditional =
-            first.text == "cfg_attr" && inside.iter().any(|token| token.text == "ignore");
+        let conditional = first.text == "cfg_attr" && inside.iter().any(|token| token.text == "ignore");
         if first.text == "ignore" || conditional {
             add(first, "`#[ignore]`: this test does not run".to_owned());
         }
@@ -66,11 +60,7 @@ fn markers(path: &str, text: &str) -> Vec<Finding> {
     for (index, line) in text.lines().enumerate() {
         let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
         if let Some(marker) = words.find(|word| MARKERS.contains(word)) {
-            found.push(Finding {
-                path: path.to_owned(),
-                line: index + 1,
-                what: format!("work marker {marker}"),
-            });
+            found.push(Finding { path: path.to_owned(), line: index + 1, what: format!("work marker {marker}") });
         }
     }
     found
@@ -90,10 +80,7 @@ mod tests {
     #[test]
     fn placeholders_and_debugging_are_refused() {
         let text = "fn a() {\n    todo!();\n    std::unimplemented!(\"later\");\n    dbg!(x);\n}\n";
-        let found: Vec<_> = rust("a.rs", text)
-            .into_iter()
-            .map(|one| (one.line, one.what))
-            .collect();
+        let found: Vec<_> = rust("a.rs", text).into_iter().map(|one| (one.line, one.what)).collect();
         let expected = [(2, "`todo!`"), (3, "`unimplemented!`"), (4, "`dbg!`")];
         assert_eq!(found, expected.map(|(line, what)| (line, what.to_owned())));
     }

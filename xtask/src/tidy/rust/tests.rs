@@ -5,11 +5,7 @@ use super::{Function, Rust};
 /// The tokens of `text`, joined by spaces.
 fn tokens(text: &str) -> String {
     let rust = Rust::new(text);
-    let words: Vec<String> = rust
-        .tokens()
-        .iter()
-        .map(|token| token.text.to_owned())
-        .collect();
+    let words: Vec<String> = rust.tokens().iter().map(|token| token.text.to_owned()).collect();
     words.join(" ")
 }
 
@@ -43,9 +39,7 @@ fn comments_are_kept_apart_with_their_lines() {
 
 #[test]
 fn what_is_left_open_ends_with_the_file() {
-    for text in [
-        "a \"b", "a /* b", "a r#\"b", "a '\\", "a \"b\\", "a '", "a /",
-    ] {
+    for text in ["a \"b", "a /* b", "a r#\"b", "a '\\", "a \"b\\", "a '", "a /"] {
         assert!(tokens(text).starts_with('a'), "{text}");
     }
 }
@@ -54,10 +48,8 @@ fn what_is_left_open_ends_with_the_file() {
 fn attributes_are_found_inner_outer_and_over_lines() {
     let rust = Rust::new("#![a(b)]\n#[c = \"]\"]\n#[d(\n  e[0]\n)] fn f() { x[0] }");
     let tokens = rust.tokens();
-    let found: Vec<String> = Rust::attributes(&tokens)
-        .iter()
-        .map(|inside| inside.iter().map(|token| token.text).collect())
-        .collect();
+    let found: Vec<String> =
+        Rust::attributes(&tokens).iter().map(|inside| inside.iter().map(|token| token.text).collect()).collect();
     assert_eq!(found, ["a(b)", "c=", "d(e[0])"]);
     assert_eq!(rust.line(Rust::attributes(&tokens)[2][0].at), 3);
 }
@@ -65,10 +57,7 @@ fn attributes_are_found_inner_outer_and_over_lines() {
 #[test]
 fn functions_are_measured_from_their_name_to_their_brace() {
     let text = "struct S { f: fn(u8) -> u8 }\nfn a(x: [u8; 3])\nwhere\n    u8: Copy,\n{\n    \"}\";\n    // }\n    fn b() {}\n}\ntrait T { fn c(); }\n";
-    let expected = [("a", 2, 8), ("b", 8, 1)].map(|(name, line, lines)| Function {
-        name: name.to_owned(),
-        line,
-        lines,
-    });
+    let expected =
+        [("a", 2, 8), ("b", 8, 1)].map(|(name, line, lines)| Function { name: name.to_owned(), line, lines });
     assert_eq!(Rust::new(text).functions(), expected);
 }
