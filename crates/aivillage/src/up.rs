@@ -160,9 +160,7 @@ impl House {
         let federated = environment.enable_federated;
         let behind = CancellationToken::new();
         let inference = wiring::inference(&ground, &config, federated, &mut metrics, &behind).await;
-        let swept = wiring::sweep(&ground, &inference).await;
-        let swept = swept.map_err(|e| CliError::new(ExitCode::Failed, format!("the blobs cannot be listed: {e}")))?;
-        tracing::debug!(swept, "blobs that no record names are gone");
+        sweep(&ground, &inference).await?;
         let training = wiring::training(&ground, &config, federated, &inference, &mut metrics, cancel).await;
         let inbox = Arc::new(VillageInbox {
             streams: ground.streams.clone(),
@@ -271,6 +269,14 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
     };
     SocketAddr::new(ip, address.port())
+}
+
+/// Lets go of what a crash left in the blob folder.
+async fn sweep(ground: &Ground, inference: &Part<Inference>) -> Result<(), CliError> {
+    let swept = wiring::sweep(ground, inference).await;
+    let swept = swept.map_err(|e| CliError::new(ExitCode::Failed, format!("the blobs cannot be listed: {e}")))?;
+    tracing::debug!(swept, "blobs that no record names are gone");
+    Ok(())
 }
 
 async fn ground(
