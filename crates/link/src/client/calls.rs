@@ -80,13 +80,22 @@ impl Uplink for LinkClient {
         let fetching = async {
             let _place = inner.place().await;
             let make = || dial::request("GET", &path, dial::full(Bytes::new()));
-            let (line, answer) = inner.ask(make).await?;
+            let (line, answer) = inner.ask(Over::Any, make).await?;
             let bytes = inner.download(answer, blob).await?;
             inner.keep(line);
             Ok::<_, LinkError>(bytes)
         };
         Ok(inner.within(within, fetching).await?)
     }
+}
+
+/// Which connection carries a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// One that was kept warm, if there is one.
+    Any,
+    /// One of its own.
+    Fresh,
 }
 
 /// Time for a transfer of this size.
@@ -141,7 +150,7 @@ impl Inner {
     async fn small(&self, within: Duration, make: impl Fn() -> Request<RequestBody>) -> Result<Bytes, LinkError> {
         let call = async {
             let _place = self.place().await;
-            let (line, answer) = self.ask(make).await?;
+            let (line, answer) = self.ask(Over::Any, make).await?;
             let bytes = dial::whole(answer.into_body()).await?;
             self.keep(line);
             Ok(bytes)
@@ -150,10 +159,17 @@ impl Inner {
     }
 
     /// Sends a request; the answer is a success whose body is still to be read.
-    async fn ask(&self, make: impl Fn() -> Request<RequestBody>) -> Result<(Line, Response<Incoming>), LinkError> {
+    pub(super) async fn ask(
+        &self,
+        over: Over,
+        make: impl Fn() -> Request<RequestBody>,
+    ) -> Result<(Line, Response<Incoming>), LinkError> {
         let mut renewed = false;
         loop {
-            let mut line = self.line().await?;
+            let mut line = match over {
+                Over::Any => self.line().await?,
+                Over::Fresh => self.dial().await?,
+            };
             let failure = match line.sender.send_request(make()).await {
                 Ok(answer) if answer.status().is_success() => return Ok((line, answer)),
                 Ok(answer) => {

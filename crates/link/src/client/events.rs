@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::{Backoff, chance};
+use super::calls::Over;
 use super::dial::{self, ANSWER, Stage};
 use super::error::LinkError;
 use super::link::{Inner, Line, LinkClient};
@@ -148,28 +149,9 @@ impl Inner {
     }
 
     async fn open(&self) -> Result<(Line, Incoming), LinkError> {
-        let mut renewed = false;
-        loop {
-            let mut line = self.dial().await?;
-            let request = dial::request("GET", EVENTS, dial::full(Bytes::new()));
-            let failure = match line.sender.send_request(request).await {
-                Ok(answer) if answer.status().is_success() => {
-                    return Ok((line, answer.into_body()));
-                }
-                Ok(answer) => {
-                    let status = answer.status();
-                    let bytes = dial::whole(answer.into_body()).await?;
-                    LinkError::refused(dial::refusal(status, &bytes))
-                }
-                Err(error) => self.dialer.failed(Stage::Request, &error),
-            };
-            if failure == LinkError::CertificateExpired && !renewed {
-                renewed = true;
-                self.renew(line.generation()).await?;
-                continue;
-            }
-            return Err(failure);
-        }
+        let make = || dial::request("GET", EVENTS, dial::full(Bytes::new()));
+        let (line, answer) = self.ask(Over::Fresh, make).await?;
+        Ok((line, answer.into_body()))
     }
 
     async fn within_answer<T>(&self, work: impl Future<Output = Result<T, LinkError>>) -> Result<T, LinkError> {
