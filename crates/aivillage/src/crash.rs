@@ -2,7 +2,8 @@
 //!
 //! A step is one commit to the record store, or one line of a node's log of what it sends. `before:N` dies when the N-th
 //! step is about to be made durable, `after:N` when it has just been, so nothing of the process survives but what the
-//! disk holds. It is how the demo's `--chaos` and the crash tests prove that any step may be the last.
+//! disk holds. `before:NAME:N` counts only steps of that name: commits that arrive together are one step, so numbers over all
+//! steps can shift from run to run, and those of one name do not. It is how the demo's `--chaos` and the crash tests prove that any step may be the last.
 //! Only a hidden flag turns it on.
 
 use std::fmt;
@@ -16,17 +17,23 @@ use aivillage_base::ports::{Batch, Records, Row, Scan, StoreError, SyncStats};
 use async_trait::async_trait;
 
 /// When to die.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrashPlan {
     /// Dies before the step is durable, else after.
     pub before: bool,
+    /// Counts only steps of this name; None = all steps.
+    pub name: Option<String>,
     /// Which step, from 1, counted since the process started.
     pub step: u64,
 }
 
 impl fmt::Display for CrashPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", if self.before { "before" } else { "after" }, self.step)
+        f.write_str(if self.before { "before" } else { "after" })?;
+        match &self.name {
+            Some(name) => write!(f, ":{name}:{}", self.step),
+            None => write!(f, ":{}", self.step),
+        }
     }
 }
 
@@ -34,15 +41,20 @@ impl FromStr for CrashPlan {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        let error = || format!("`{s}` is not `before:N` or `after:N` with N from 1");
+        let error = || format!("`{s}` is not `before:N`, `after:N` or `after:NAME:N` with N from 1");
         let (when, step) = s.split_once(':').ok_or_else(error)?;
         let before = match when {
             "before" => true,
             "after" => false,
             _ => return Err(error()),
         };
+        let (name, step) = match step.rsplit_once(':') {
+            Some(("", _)) => return Err(error()),
+            Some((name, step)) => (Some(name.to_owned()), step),
+            None => (None, step),
+        };
         let step = step.parse().ok().filter(|n| *n > 0).ok_or_else(error)?;
-        Ok(Self { before, step })
+        Ok(Self { before, name, step })
     }
 }
 
@@ -60,8 +72,11 @@ impl CrashPoint {
         Arc::new(Self { plan, steps: AtomicU64::new(0) })
     }
 
-    /// A step is about to be made durable; returns its number.
+    /// A step is about to be made durable; returns its number, 0 for one that is not counted.
     pub fn before(&self, name: &str) -> u64 {
+        if self.plan.name.as_deref().is_some_and(|wanted| wanted != name) {
+            return 0;
+        }
         let step = self.steps.fetch_add(1, Ordering::SeqCst) + 1;
         if self.plan.before && step == self.plan.step {
             self.die(name);
@@ -139,10 +154,10 @@ mod tests {
 
     #[test]
     fn plans_read_back_what_they_print_and_slips_are_refused() {
-        for text in ["before:1", "after:37"] {
+        for text in ["before:1", "after:37", "after:round_closed:2"] {
             assert_eq!(text.parse::<CrashPlan>().unwrap().to_string(), text);
         }
-        for bad in ["", "before", "before:0", "during:1", "after:x"] {
+        for bad in ["", "before", "before:0", "during:1", "after:x", "after::1", "after:x:0"] {
             assert!(bad.parse::<CrashPlan>().is_err(), "{bad}");
         }
     }

@@ -155,7 +155,7 @@ pub fn link(folder: &NodeFolder, enrolment: Enrolment, clock: &Arc<dyn Clock>) -
 /// Revoked, or settings, data or folder at fault.
 pub async fn run(options: NodeOptions, enrolment: Enrolment, cancel: CancellationToken) -> Result<(), CliError> {
     let clock = Arc::clone(&options.clock);
-    let crash = options.crash.map(CrashPoint::new);
+    let crash = options.crash.clone().map(CrashPoint::new);
     let log = options.folder.log(&enrolment.link, Arc::clone(&clock), crash)?;
     let name = enrolment.name.clone();
     let client = link(&options.folder, enrolment, &clock)?;

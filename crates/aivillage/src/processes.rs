@@ -289,10 +289,11 @@ impl Village {
     /// # Errors
     /// It cannot be started; a gateway that does not get ready.
     pub async fn restart(&mut self, who: Who, crash: Option<CrashPlan>) -> Result<(), CliError> {
+        let planned = crash.is_some();
         self.process(who).again(crash)?;
         match who {
             // With a planned death it may be gone again before anybody sees it ready.
-            Who::Gateway if crash.is_none() => ready(&mut self.gateway, &self.dir).await.map(drop),
+            Who::Gateway if !planned => ready(&mut self.gateway, &self.dir).await.map(drop),
             Who::Gateway | Who::Node(_) => Ok(()),
         }
     }

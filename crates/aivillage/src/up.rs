@@ -291,7 +291,7 @@ async fn ground(
     let (records, blobs) = aivillage_storage::open_embedded(folder.path(), Arc::clone(clock), quota)
         .map_err(|e| failed("the store cannot be opened", &e))?;
     let mut records: Arc<dyn Records> = Arc::new(records);
-    if let Some(plan) = options.crash {
+    if let Some(plan) = options.crash.clone() {
         records = Arc::new(CrashingRecords::new(records, CrashPoint::new(plan)));
     }
     let authority = Authority::open(&folder.path().join("ca"), Arc::clone(clock), seal)

@@ -46,7 +46,8 @@ impl Chaos {
     fn new(seed: u64, nodes: u32, rounds: u32) -> Self {
         let mut rng = SeededRng::new("chaos", seed, &[]);
         let (nodes, rounds) = (u64::from(nodes), u64::from(rounds));
-        let mut crash = |from: u64, width: u64| CrashPlan { before: rng.below(2) == 0, step: from + rng.below(width) };
+        let mut crash =
+            |from: u64, width: u64| CrashPlan { before: rng.below(2) == 0, name: None, step: from + rng.below(width) };
         let gateway = [crash(FIRST_STEPS, rounds), crash(FIRST_STEPS, rounds)];
         // A node's steps are the updates that it logs and sends: one a round.
         let node = [crash(1, rounds / 3), crash(1, rounds / 3)];
@@ -54,8 +55,8 @@ impl Chaos {
         let b = (a + 1 + rng.below(nodes - 1)) % nodes;
         let who = |i: u64| Who::Node(usize::try_from(i).unwrap_or(0));
         Self {
-            first: vec![(Who::Gateway, gateway[0]), (who(a), node[0]), (who(b), node[1])],
-            next: BTreeMap::from([(Who::Gateway, gateway[1])]),
+            first: vec![(Who::Gateway, gateway[0].clone()), (who(a), node[0].clone()), (who(b), node[1].clone())],
+            next: BTreeMap::from([(Who::Gateway, gateway[1].clone())]),
             kills: Vec::new(),
         }
     }
