@@ -2,8 +2,9 @@
 //!
 //! A step is one commit to the record store, or one line of a node's log of what it sends. `before:N` dies when the N-th
 //! step is about to be made durable, `after:N` when it has just been, so nothing of the process survives but what the
-//! disk holds. `before:NAME:N` counts only steps of that name: commits that arrive together are one step, so numbers over all
-//! steps can shift from run to run, and those of one name do not. It is how the demo's `--chaos` and the crash tests prove that any step may be the last.
+//! disk holds. `before:NAME:N` counts only steps of that name: changes that arrive together are one commit, so numbers
+//! over all steps can shift from run to run. It is how the demo's `--chaos` and the crash tests prove that any step may be
+//! the last.
 //! Only a hidden flag turns it on.
 
 use std::fmt;

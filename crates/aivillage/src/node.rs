@@ -221,7 +221,7 @@ impl Node {
             match message {
                 Down::Welcome { coordinator, .. } => {
                     tracing::info!(coordinator, "connected");
-                    tokio::spawn(introduce(Arc::clone(&self.uplink), self.report.clone()));
+                    tokio::spawn(introduce(Arc::clone(&self.uplink), Arc::clone(&self.log), self.report.clone()));
                 }
                 Down::Predict(task) if self.serves => {
                     tokio::spawn(predict(self.worker.clone(), Arc::clone(&self.uplink), Arc::clone(&self.log), *task));
@@ -242,7 +242,11 @@ impl Node {
 }
 
 /// Says who and what this node is, until the gateway has heard it.
-async fn introduce(uplink: Arc<dyn Uplink>, report: NodeReport) {
+async fn introduce(uplink: Arc<dyn Uplink>, log: Arc<FileLog>, report: NodeReport) {
+    let data: Vec<_> = report.data.iter().map(|d| json!({ "name": d.name, "rows": d.rows })).collect();
+    if !logged(&log, "report", json!({ "data": data })) {
+        return;
+    }
     let message = Up::Report(report);
     for pause_ms in [50, 200, 1_000, 5_000] {
         match uplink.send(&message).await {
@@ -259,12 +263,19 @@ async fn introduce(uplink: Arc<dyn Uplink>, report: NodeReport) {
     // The stream is gone by now; the next one begins with a new report.
 }
 
+/// Writes what is about to be sent; false = it cannot be written, so it must not be sent.
+fn logged(log: &FileLog, kind: &str, line: serde_json::Value) -> bool {
+    let written = log.append(kind, line);
+    if let Err(error) = &written {
+        tracing::error!(kind, error, "the log of what is sent cannot be written: nothing is sent");
+    }
+    written.is_ok()
+}
+
 async fn predict(worker: Worker, uplink: Arc<dyn Uplink>, log: Arc<FileLog>, task: PredictTask) {
     let (request, rows) = (task.request, task.rows.len());
     let answer = worker.handle(task).await;
-    let line = json!({ "request": request, "rows": rows });
-    if let Err(error) = log.append("prediction", line) {
-        tracing::error!(error, "the log of what is sent cannot be written: nothing is sent");
+    if !logged(&log, "prediction", json!({ "request": request, "rows": rows })) {
         return;
     }
     if let Err(error) = uplink.send(&answer).await {

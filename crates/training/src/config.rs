@@ -42,8 +42,6 @@ pub struct TrainingConfig {
     pub enable_secure_aggregation: bool,
     /// Strategy of a job that names none.
     pub default_strategy: String,
-    /// Are updates to be compressed on the wire?
-    pub enable_compression: bool,
 }
 
 impl Default for TrainingConfig {
@@ -60,7 +58,6 @@ impl Default for TrainingConfig {
             selection: Selection::CapabilityAware,
             enable_secure_aggregation: false,
             default_strategy: "fedavg".into(),
-            enable_compression: false,
         }
     }
 }

@@ -104,6 +104,13 @@ pub struct SentEntry {
     pub note: String,
 }
 
+impl SentEntry {
+    /// An answer without weights.
+    fn answer(key: &RoundKey, note: String) -> Self {
+        Self { kind: "answer", key: key.clone(), bytes: 0, digest: None, note }
+    }
+}
+
 /// The node's plain log of what it sends.
 ///
 /// # Behavior
@@ -279,6 +286,9 @@ impl Participant {
     /// An invitation that comes again says that the answer was lost or forgotten: without one, the coordinator would
     /// close the round without this node while it trains.
     fn answer_again(&self, key: RoundKey) {
+        if !self.logged(SentEntry::answer(&key, "takes part, said again".to_owned())) {
+            return;
+        }
         let (uplink, stop) = (Arc::clone(&self.deps.uplink), self.stop.clone());
         tokio::spawn(async move {
             let yes = Up::Answer { key, declined: None };
@@ -296,6 +306,9 @@ impl Participant {
             tracing::info!(%key, rule = declined.rule, reason = declined.reason, "declined by this node's policy");
             let note = format!("declined: {}", declined.rule);
             self.say("answer", Up::Answer { key: key.clone(), declined: Some(declined) }, &key, note).await;
+            return;
+        }
+        if !self.logged(SentEntry::answer(&key, "takes part".to_owned())) {
             return;
         }
         let yes = Up::Answer { key: key.clone(), declined: None };
@@ -334,11 +347,18 @@ impl Participant {
         }
     }
 
+    /// Writes what is about to be sent; false = it cannot be written, so it must not be sent.
+    fn logged(&self, entry: SentEntry) -> bool {
+        let written = self.deps.log.record(&entry);
+        if let Err(error) = &written {
+            tracing::error!(key = %entry.key, error, "the log of what is sent cannot be written: nothing is sent");
+        }
+        written.is_ok()
+    }
+
     /// Sends a message without weights until it is taken; logged before.
     async fn say(&self, kind: &'static str, message: Up, key: &RoundKey, note: String) {
-        let entry = SentEntry { kind, key: key.clone(), bytes: 0, digest: None, note };
-        if let Err(error) = self.deps.log.record(&entry) {
-            tracing::error!(%key, error, "the log of what is sent cannot be written: nothing is sent");
+        if !self.logged(SentEntry { kind, ..SentEntry::answer(key, note) }) {
             return;
         }
         let mut pause = Pause::default();
@@ -362,8 +382,7 @@ impl Participant {
             digest: Some(header.payload.digest),
             note: format!("weight {}", header.weight),
         };
-        if let Err(error) = self.deps.log.record(&entry) {
-            tracing::error!(%key, error, "the log of what is sent cannot be written: nothing is sent");
+        if !self.logged(entry) {
             return;
         }
         let mut pause = Pause::default();
@@ -412,3 +431,6 @@ impl Pause {
         self.0 = (self.0 * 2).min(PAUSE_MAX);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,6 @@ pub fn training_room(config: &Config) -> TrainingConfig {
         selection: selection.strategy,
         enable_secure_aggregation: training.privacy.enable_secure_aggregation,
         default_strategy: training.aggregation.default_strategy.clone(),
-        enable_compression: training.aggregation.enable_compression,
     }
 }
 

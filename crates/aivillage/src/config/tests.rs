@@ -552,7 +552,7 @@ fn the_rooms_get_what_the_file_says() {
     config.training.participant_selection.selection_timeout_ms = 4;
     let training = training_room(&config);
     assert_eq!((training.round_timeout.as_secs(), training.selection_timeout.as_millis()), (120, 4));
-    assert!(training.enable_secure_aggregation && training.enable_compression);
+    assert!(training.enable_secure_aggregation);
     assert_eq!(training.default_rounds, 100);
     let inference = inference_room(&config);
     assert_eq!(inference.result_retention.as_secs(), 180);

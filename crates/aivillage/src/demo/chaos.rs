@@ -29,7 +29,7 @@ pub(crate) struct Kill {
     pub(crate) process: String,
     /// Its process id.
     pub(crate) pid: u32,
-    /// Which persisted step: `before:12 round.close`.
+    /// Which persisted step: `before:12 round_closed`.
     pub(crate) step: String,
 }
 
@@ -49,7 +49,7 @@ impl Chaos {
         let mut crash =
             |from: u64, width: u64| CrashPlan { before: rng.below(2) == 0, name: None, step: from + rng.below(width) };
         let gateway = [crash(FIRST_STEPS, rounds), crash(FIRST_STEPS, rounds)];
-        // A node's steps are the updates that it logs and sends: one a round.
+        // A node's steps are what it logs and sends: its report, then an answer and an update a round.
         let node = [crash(1, rounds / 3), crash(1, rounds / 3)];
         let a = rng.below(nodes);
         let b = (a + 1 + rng.below(nodes - 1)) % nodes;

@@ -65,6 +65,9 @@ pub async fn leave(dir: PathBuf, seal: Option<Seal>) -> Result<(), CliError> {
     let enrolment = folder.enrolment()?.ok_or_else(|| {
         CliError::new(ExitCode::NotFound, format!("{} has not joined any gateway", folder.path().display()))
     })?;
+    let log = folder.log(&enrolment.link, Arc::clone(&clock), None)?;
+    log.append("leave", serde_json::json!({}))
+        .map_err(|e| CliError::new(ExitCode::Failed, format!("sent.log cannot be written, so nothing is sent: {e}")))?;
     let client = link(&folder, enrolment, &clock)?;
     client.send(&Up::Leave).await.map_err(|e| {
         CliError::new(ExitCode::Unavailable, format!("the gateway has not heard that the node leaves: {e}"))

@@ -97,11 +97,14 @@ async fn a_nodes_own_rules_win_and_the_status_names_them() {
     };
     assert!(why("picky").starts_with("declined: ") && why("picky").contains("allowed_recipes"), "{}", why("picky"));
     assert!(why("private").contains("allow_plain_updates"), "{}", why("private"));
-    // Nothing but the refusal has left the node.
+    // Nothing but what the node is and the refusal has left it.
     let sent = std::fs::read_to_string(dir.path().join("private/sent.log")).unwrap();
-    for line in sent.lines() {
-        let line: Value = serde_json::from_str(line).unwrap();
+    let lines: Vec<Value> = sent.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["kind"], "report", "{sent}");
+    assert!(lines.len() > 1, "{sent}");
+    for line in &lines[1..] {
         assert_eq!((&line["kind"], &line["bytes"]), (&"answer".into(), &0.into()), "{line}");
+        assert_eq!(line["note"], "declined: allow_plain_updates", "{line}");
     }
     // What one node allows goes on with that node.
     let mut modest = job("modest", 1, 2);

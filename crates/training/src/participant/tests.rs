@@ -1,0 +1,125 @@
+//! The participant's log: nothing leaves that it does not hold.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use aivillage_base::fixed::Grid;
+use aivillage_base::ports::Uplink;
+use aivillage_base::wire::{DataRequirements, DataSummary, LocalTraining};
+use aivillage_base::{Recipe, Task};
+use async_trait::async_trait;
+
+use super::*;
+use crate::trainer::LocalOutcome;
+
+/// A line to the coordinator that counts what goes over it.
+#[derive(Debug)]
+struct Line {
+    model: Bytes,
+    sent: AtomicU32,
+    done: tokio::sync::Notify,
+}
+
+#[async_trait]
+impl Uplink for Line {
+    async fn send(&self, _: &Up) -> Result<(), UplinkError> {
+        self.sent.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn upload(&self, _: &UpdateHeader, _: Bytes) -> Result<UpdateReply, UplinkError> {
+        self.sent.fetch_add(1, Ordering::SeqCst);
+        self.done.notify_one();
+        Ok(UpdateReply::Accepted)
+    }
+
+    async fn fetch(&self, _: &BlobRef) -> Result<Bytes, UplinkError> {
+        Ok(self.model.clone())
+    }
+}
+
+/// A log on a disk that can be full.
+#[derive(Debug, Default)]
+struct Disk {
+    full: AtomicBool,
+    lines: Mutex<Vec<&'static str>>,
+    asked: tokio::sync::Notify,
+}
+
+impl SentLog for Disk {
+    fn record(&self, entry: &SentEntry) -> Result<(), String> {
+        self.asked.notify_one();
+        if self.full.load(Ordering::SeqCst) {
+            return Err("no space left".into());
+        }
+        self.lines.lock().unwrap().push(entry.kind);
+        Ok(())
+    }
+}
+
+/// Leaves the model as it is.
+#[derive(Debug)]
+struct Idle;
+
+impl Trainer for Idle {
+    fn data(&self) -> Vec<DataSummary> {
+        Vec::new()
+    }
+
+    fn train(&self, _: &Invitation, _: &str, values: &[f32]) -> Result<LocalOutcome, TrainError> {
+        Ok(LocalOutcome { values: values.to_vec(), examples: 1, metrics: LocalMetrics::default() })
+    }
+}
+
+fn invited(policy: NodePolicy, full: bool) -> (Participant, Arc<Line>, Arc<Disk>, Invitation) {
+    let architecture = Recipe::LinearRegression.build(&[2], Task::Regression).unwrap();
+    let model = Bytes::from(bundle::write(&architecture, &[0.0; 3]).unwrap());
+    let invitation = Invitation {
+        key: RoundKey { job: JobId::new("job").unwrap(), round: 1, attempt: 1 },
+        job_name: "job".into(),
+        recipe: "linear_regression".into(),
+        grids: vec![Grid::default(); 2],
+        architecture,
+        model: BlobRef { digest: Digest::of(&model), bytes: model.len() as u64 },
+        training: LocalTraining { epochs: 1, batch_size: 1, learning_rate: 0.1, momentum: 0.0, weight_decay: 0.0 },
+        data: DataRequirements::default(),
+        seed: 1,
+        max_examples: 10,
+        privacy_techniques: Vec::new(),
+        total_rounds: 1,
+        deadline_ms: 60_000,
+    };
+    let line = Arc::new(Line { model, sent: AtomicU32::new(0), done: tokio::sync::Notify::new() });
+    let disk = Arc::new(Disk { full: AtomicBool::new(full), ..Disk::default() });
+    let deps = ParticipantDeps {
+        uplink: line.clone(),
+        trainer: Arc::new(Idle),
+        name: NodeName::new("node").unwrap(),
+        policy,
+        log: disk.clone(),
+    };
+    (Participant::new(deps, CancellationToken::new()), line, disk, invitation)
+}
+
+#[tokio::test]
+async fn a_yes_and_an_update_are_logged_before_they_are_sent() {
+    let (participant, line, disk, invitation) = invited(NodePolicy::default(), false);
+    participant.handle(&Down::Invite(Box::new(invitation)));
+    tokio::time::timeout(Duration::from_secs(60), line.done.notified()).await.unwrap();
+    assert_eq!(*disk.lines.lock().unwrap(), ["answer", "update"]);
+    assert_eq!(line.sent.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_that_cannot_be_logged() {
+    let refusing = NodePolicy { allow_plain_updates: false, ..NodePolicy::default() };
+    for policy in [NodePolicy::default(), refusing] {
+        let (participant, line, disk, invitation) = invited(policy, true);
+        participant.handle(&Down::Invite(Box::new(invitation)));
+        tokio::time::timeout(Duration::from_secs(60), disk.asked.notified()).await.unwrap();
+        // The attempt has ended when nothing of it is active any more.
+        while !participant.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(line.sent.load(Ordering::SeqCst), 0);
+    }
+}
