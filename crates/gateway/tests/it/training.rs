@@ -41,6 +41,9 @@ async fn a_job_without_an_id_gets_one() {
     let body = json!({"job_name": "x", "model_architecture": "mlp", "privacy_techniques": []});
     let id = village.post(CREATE).json(&body).send().await.ok()["job_id"].as_str().unwrap().to_owned();
     assert!(id.starts_with("job_") && id.len() == 12, "{id}");
+    // A job that names no strategy is told which one it got.
+    let status = village.get(&format!("/v1/federated/training/status/{id}")).send().await.ok();
+    assert_eq!(status["strategy"], "fedavg");
 }
 
 #[tokio::test]
