@@ -59,6 +59,38 @@ pub struct LocalTraining {
     pub momentum: f64,
     /// L2 penalty added to the gradient, >= 0.
     pub weight_decay: f64,
+    /// mu of the proximal term mu/2 * |w - w_received|^2 added to the loss, >= 0 (FedProx, Li et al. 2020).
+    #[serde(default)]
+    pub proximal_mu: f64,
+}
+
+/// What a strategy asks of a node beside training on its rows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum LocalRule {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// Gradients are corrected by control variates, whose change is the second plane of the update (SCAFFOLD,
+    /// Karimireddy et al. 2020).
+    Scaffold {
+        /// The server's control variate, a bundle in the model's shape; None = zero.
+        control: Option<BlobRef>,
+    },
+    /// The node also trains a personal model that stays with it, drawn towards the received one (Ditto, Li et al. 2021).
+    Ditto {
+        /// Strength of the pull, > 0.
+        lambda: f64,
+    },
+}
+
+/// The coordinator's word that an update counted in a published round: what a node kept for it is valid from then on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The attempt the update was made for.
+    pub key: RoundKey,
+    /// BLAKE3 of its integers.
+    pub digest: Digest,
 }
 
 /// What data a job needs; absent fields ask for nothing.
@@ -152,6 +184,21 @@ pub struct Invitation {
     pub seed: u64,
     /// The grid of each tensor, in layout order.
     pub grids: Vec<Grid>,
+    /// What the strategy asks beside training.
+    #[serde(default)]
+    pub local: LocalRule,
+    /// True if the strategy needs the loss of the received model on the node's rows.
+    #[serde(default)]
+    pub initial_loss: bool,
+    /// Names of tensors that stay on the node (FedPer, FedBN), in layout order: not part of the update.
+    #[serde(default)]
+    pub personal: Vec<String>,
+    /// The newest update of this very node that counted in a published round of this job.
+    #[serde(default)]
+    pub receipt: Option<Receipt>,
+    /// True if the job asks to keep updates after their round, for auditors; the node decides for its own.
+    #[serde(default)]
+    pub retain_updates: bool,
     /// Largest weight (number of examples) that counts.
     pub max_examples: u32,
     /// Privacy techniques of this round, by name; empty = the coordinator sees this node's update.
@@ -286,19 +333,33 @@ pub enum PredictOutcome {
     },
 }
 
-/// The front of an update; its integers follow as a stream of bytes (little-endian i32, layout order).
+/// The front of an update; its integers follow as a stream of bytes: little-endian i32, tensors in layout order without
+/// those that stay on the node, and then, where the strategy has a second plane, the same tensors again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UpdateHeader {
     /// Which attempt.
     pub key: RoundKey,
-    /// BLAKE3 and length of the integers: 4 bytes a parameter.
+    /// BLAKE3 and length of the integers: 4 bytes each.
     pub payload: BlobRef,
     /// Weight of the update: number of examples, 1 to the job's `max_examples`.
     pub weight: u32,
     /// How many values were clipped to the grid's bound.
     pub clipped: u64,
+    /// Optimiser steps of the local training, at least 1.
+    #[serde(default = "one")]
+    pub steps: u32,
+    /// Loss of the received model on the node's rows before training, if the invitation asked for it; finite.
+    #[serde(default)]
+    pub initial_loss: Option<f64>,
+    /// True if this update may be kept after its round.
+    #[serde(default)]
+    pub retain: bool,
     /// What the node measured.
     pub metrics: LocalMetrics,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// What a node measured while it trained: self-declared, for curves and never for the model.
@@ -310,6 +371,14 @@ pub struct LocalMetrics {
     pub accuracy: Option<f64>,
     /// Time of local training, in milliseconds.
     pub train_ms: u64,
+}
+
+impl UpdateHeader {
+    /// The front of a plain update: one step, nothing clipped, not to be kept.
+    #[must_use]
+    pub fn new(key: RoundKey, payload: BlobRef, weight: u32, metrics: LocalMetrics) -> Self {
+        Self { key, payload, weight, clipped: 0, steps: 1, initial_loss: None, retain: false, metrics }
+    }
 }
 
 /// What the coordinator says to an update.

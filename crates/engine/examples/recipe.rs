@@ -29,6 +29,7 @@ fn main() -> Result<(), Failure> {
         learning_rate: arg(2, "0.3").parse()?,
         momentum: arg(3, "0").parse()?,
         weight_decay: 0.0,
+        proximal_mu: 0.0,
     };
     let hidden: usize = arg(4, "32").parse()?;
     let seeds: u64 = arg(5, "5").parse()?;

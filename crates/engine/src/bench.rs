@@ -47,7 +47,7 @@ pub fn bench_train(recipe: &Recipe, slice_ms: u64, slices: usize, clock: &dyn Cl
     let mut values = initial_values(&architecture, 1)?;
     let mut gradient = vec![0.0; values.len()];
     let training =
-        LocalTraining { epochs: 1, batch_size: BATCH, learning_rate: 0.01, momentum: 0.0, weight_decay: 0.0 };
+        LocalTraining { epochs: 1, batch_size: BATCH, learning_rate: 0.01, momentum: 0.0, weight_decay: 0.0, proximal_mu: 0.0 };
     let mut optimiser = Sgd::new(&training, values.len());
     let mut work = network.workspace(BATCH as usize);
     let data = images();

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     fn training(momentum: f64, weight_decay: f64) -> LocalTraining {
-        LocalTraining { epochs: 1, batch_size: 1, learning_rate: 0.5, momentum, weight_decay }
+        LocalTraining { epochs: 1, batch_size: 1, learning_rate: 0.5, momentum, weight_decay, proximal_mu: 0.0 }
     }
 
     #[test]

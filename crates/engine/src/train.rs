@@ -63,7 +63,7 @@ pub fn local(
 }
 
 fn check(training: &LocalTraining) -> Result<(), TrainError> {
-    let LocalTraining { epochs, batch_size, learning_rate, momentum, weight_decay } = *training;
+    let LocalTraining { epochs, batch_size, learning_rate, momentum, weight_decay, proximal_mu: _ } = *training;
     let ok = epochs >= 1
         && batch_size >= 1
         && learning_rate.is_finite()

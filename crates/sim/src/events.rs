@@ -12,7 +12,7 @@ use bytes::Bytes;
 #[derive(Debug, Clone)]
 pub(crate) enum Question {
     Say(Up),
-    Upload(UpdateHeader, Bytes),
+    Upload(Box<UpdateHeader>, Bytes),
     Fetch(BlobRef),
 }
 

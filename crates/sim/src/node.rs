@@ -217,7 +217,7 @@ impl Node {
             Ok(prepared) => {
                 work.prepared = Some(prepared.clone());
                 world.witness.payload(&prepared.payload);
-                self.call(world, key.clone(), Question::Upload(prepared.header, prepared.payload));
+                self.call(world, key.clone(), Question::Upload(Box::new(prepared.header), prepared.payload));
             }
             Err(reason) => self.failed(world, key, reason),
         }

@@ -218,7 +218,7 @@ impl Process {
                 let reply = self.fetch(world, &peer, &blob);
                 world.reply(self.index, from, reply);
             }
-            Question::Upload(header, bytes) => self.upload(world, from, peer, header, bytes)?,
+            Question::Upload(header, bytes) => self.upload(world, from, peer, *header, bytes)?,
         }
         Ok(())
     }

@@ -9,10 +9,12 @@ use aivillage_base::rng::SeededRng;
 use aivillage_base::wire::{DataRequirements, LocalTraining, NodeType, Peer};
 use aivillage_base::{Digest, JobId, NodeId, NodeName, RequestId, bundle};
 use aivillage_training::participant::NodePolicy;
-use aivillage_training::record::{JobRecord, Life, SCHEMA};
+use aivillage_training::record::{JobRecord, Life};
 use aivillage_training::recruit::Candidate;
 use aivillage_training::spec::{JobSpec, Start};
 use aivillage_training::step::ComputePlan;
+use aivillage_training::strategy::Strategy;
+use aivillage_training::strategy::fedavg::FedAvg;
 use aivillage_training::view::JobStatus;
 use aivillage_training::{Initialiser, Trainer, store};
 
@@ -136,8 +138,17 @@ impl Plan {
             max_participants: count(self.nodes),
             mobile_friendly: true,
             data: DataRequirements::default(),
-            strategy: "fedavg".into(),
-            training: LocalTraining { epochs: 2, batch_size: 1, learning_rate: 0.05, momentum: 0.0, weight_decay: 0.0 },
+            strategy: Strategy::FedAvg(FedAvg {}),
+            personal_tensors: Vec::new(),
+            retain_updates: false,
+            training: LocalTraining {
+                epochs: 2,
+                batch_size: 1,
+                learning_rate: 0.05,
+                momentum: 0.0,
+                weight_decay: 0.0,
+                proximal_mu: 0.0,
+            },
             max_examples: 1_000,
             round_timeout_ms: 15_000,
             seed: job as u64 + 1,

@@ -146,7 +146,7 @@ impl Witness {
         }
         for attempt in &saved.attempts {
             there("a model", &attempt.model_in)?;
-            if let Stage::Done { model_out } = &attempt.stage {
+            if let Stage::Done { model_out, .. } = &attempt.stage {
                 there("a model", model_out)?;
             }
         }
@@ -199,7 +199,7 @@ impl Witness {
         let records = MemoryRecords::new(std::sync::Arc::new(crate::time::SimClock::default()));
         let broken = |detail: String| Breach { invariant: "I5", detail };
         for attempt in &saved.attempts {
-            let Stage::Done { model_out } = &attempt.stage else { continue };
+            let Stage::Done { model_out, .. } = &attempt.stage else { continue };
             let model_in = match model {
                 Some(model) => model,
                 None => {
@@ -210,9 +210,9 @@ impl Witness {
             };
             let plan = self.plan(saved, attempt, model_in, &again)?;
             let made = ready(aggregate::run(&plan, &records, &again)).map_err(|e| broken(format!("{e:?}")))?;
-            hold("I5", made == *model_out, || format!("the record of {} gives another model", attempt.key))?;
-            models.push(made.digest);
-            model = Some(made);
+            hold("I5", made.model == *model_out, || format!("the record of {} gives another model", attempt.key))?;
+            models.push(made.model.digest);
+            model = Some(made.model);
         }
         Ok(models)
     }
@@ -225,7 +225,6 @@ impl Witness {
         blobs: &MemoryBlobs,
     ) -> Result<ComputePlan, Breach> {
         let broken = |detail: String| Breach { invariant: "I5", detail };
-        let architecture = saved.record.architecture.clone().ok_or_else(|| broken("no architecture".into()))?;
         let mut accepted = Vec::new();
         for (node, counted) in counted(&attempt.members) {
             let bytes = self.payloads.get(&counted.payload.digest);
@@ -233,9 +232,9 @@ impl Witness {
             ready(put_blob(blobs, bytes.clone())).map_err(|e| broken(e.to_string()))?;
             accepted.push((node.clone(), Counted { inline: false, ..counted.clone() }));
         }
-        let tensors = architecture.layout().map_err(|e| broken(e.to_string()))?.len();
-        let grids = vec![aivillage_base::fixed::Grid::default(); tensors];
-        Ok(ComputePlan { key: attempt.key.clone(), architecture, model_in, grids, accepted })
+        let plan = ComputePlan::of(&saved.record, attempt, attempt.members.len(), accepted);
+        let plan = plan.ok_or_else(|| broken("no architecture".into()))?;
+        Ok(ComputePlan { model_in, ..plan })
     }
 }
 
@@ -257,7 +256,7 @@ fn chain(saved: &Saved) -> Seen {
         })?;
         model = Some(attempt.model_in);
         attempts += 1;
-        if let Stage::Done { model_out } = &attempt.stage {
+        if let Stage::Done { model_out, .. } = &attempt.stage {
             model = Some(*model_out);
             (rounds, attempts) = (rounds + 1, 0);
         }

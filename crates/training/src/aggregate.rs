@@ -11,12 +11,11 @@ use aivillage_base::bundle;
 use aivillage_base::fixed::Grid;
 use aivillage_base::partial::Partial;
 use aivillage_base::ports::{Blobs, Records, StoreError};
-use aivillage_base::wire::BlobRef;
 use bytes::Bytes;
 
-use crate::step::{ComputeError, ComputePlan};
+use crate::step::{ComputeError, ComputePlan, Made};
 use crate::store;
-use crate::strategy::fedavg;
+use crate::strategy::{Block, Choice, Contribution, Facts, Geometry};
 
 /// Coordinates a block: 256 KiB of each update, 512 KiB of sums.
 pub const BLOCK: usize = 64 * 1024;
@@ -33,8 +32,22 @@ struct Segment {
 ///
 /// # Errors
 /// [`ComputeError::BadUpdate`] names a member whose update cannot be used; [`ComputeError::Store`] may pass.
-pub async fn run(plan: &ComputePlan, records: &dyn Records, blobs: &dyn Blobs) -> Result<BlobRef, ComputeError> {
+pub async fn run(plan: &ComputePlan, records: &dyn Records, blobs: &dyn Blobs) -> Result<Made, ComputeError> {
     let broken = |e: &dyn std::fmt::Display| ComputeError::Store(e.to_string());
+    let contributions: Vec<Contribution> = plan.accepted.iter().map(|(_, c)| c.contribution(plan.key.round)).collect();
+    let geometry = Geometry::default();
+    let facts = Facts {
+        round: plan.key.round,
+        training: &plan.training,
+        population: plan.invited,
+        contributions: &contributions,
+        geometry: &geometry,
+    };
+    let Choice::Mean { weights: each, divisor, .. } =
+        plan.strategy.rule().choose(&facts).map_err(ComputeError::Unusable)?
+    else {
+        return Err(ComputeError::Unusable("ranks are not built".to_owned()));
+    };
     let layout = plan.architecture.layout().map_err(|e| broken(&e))?;
     let header = bundle::header_bytes(&plan.architecture).map_err(|e| broken(&e))?;
     let parameters: usize = layout.iter().map(TensorSpec::len).sum();
@@ -55,7 +68,7 @@ pub async fn run(plan: &ComputePlan, records: &dyn Records, blobs: &dyn Blobs) -
             return Err(ComputeError::Store(format!("model {} is cut", plan.model_in.digest)));
         }
         let segments = segments(&layout, &plan.grids, start, len);
-        sum_block(plan, records, blobs, start, &segments, &mut weights, &mut hashes).await?;
+        sum_block(plan, records, blobs, start, &segments, &mut weights, &mut hashes, (&facts, &each, divisor)).await?;
         let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
         writer.write(bytes.into()).await.map_err(|e| broken(&e))?;
     }
@@ -68,9 +81,11 @@ pub async fn run(plan: &ComputePlan, records: &dyn Records, blobs: &dyn Blobs) -
             return Err(ComputeError::BadUpdate { node: node.clone(), reason: "damaged", detail });
         }
     }
-    writer.finish().await.map_err(|e| broken(&e))
+    let model = writer.finish().await.map_err(|e| broken(&e))?;
+    Ok(Made { model, state: Vec::new() })
 }
 
+#[expect(clippy::too_many_arguments, reason = "one call, one block")]
 async fn sum_block(
     plan: &ComputePlan,
     records: &dyn Records,
@@ -79,9 +94,10 @@ async fn sum_block(
     segments: &[Segment],
     weights: &mut [f32],
     hashes: &mut [blake3::Hasher],
+    (facts, weights_of, divisor): (&Facts<'_>, &[u32], f64),
 ) -> Result<(), ComputeError> {
     let mut sums: Vec<Partial> = segments.iter().map(|s| Partial::zero(s.len)).collect();
-    for ((node, counted), hash) in plan.accepted.iter().zip(hashes) {
+    for (((node, counted), hash), weight) in plan.accepted.iter().zip(hashes).zip(weights_of) {
         let bad = |reason, detail| ComputeError::BadUpdate { node: node.clone(), reason, detail };
         let block =
             read_update(plan, records, blobs, node, counted, start, weights.len()).await.map_err(|e| match e {
@@ -94,13 +110,18 @@ async fn sum_block(
         hash.update(&block);
         for (segment, sum) in segments.iter().zip(&mut sums) {
             let from = (segment.start - start) * 4;
-            sum.add(&block[from..from + segment.len * 4], counted.weight, segment.grid.bound, &counted.payload.digest)
+            sum.add(&block[from..from + segment.len * 4], *weight, segment.grid.bound, &counted.payload.digest)
                 .map_err(|e| bad("out_of_range", e.to_string()))?;
         }
     }
     for (segment, sum) in segments.iter().zip(&sums) {
         let from = segment.start - start;
-        fedavg::apply(&mut weights[from..from + segment.len], sum, &sum.sum, segment.grid);
+        #[expect(clippy::cast_precision_loss, reason = "rounded once, the same way everywhere")]
+        let direction: Vec<f64> = sum.sum.iter().map(|s| *s as f64 / divisor * segment.grid.step()).collect();
+        let block = &mut weights[from..from + segment.len];
+        plan.strategy
+            .rule()
+            .apply(facts, &mut Block { weights: block, direction: &direction, second: &[], state: &mut [] });
     }
     Ok(())
 }

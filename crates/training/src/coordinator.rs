@@ -20,7 +20,7 @@ use crate::actor::{Actor, Exit, Message, Snapshot};
 use crate::error::{Fault, TrainingError};
 use crate::handle::Deps;
 use crate::job::{Job, Rules};
-use crate::record::{JobRecord, Life, MemberRecord, SCHEMA, Saved, Stage};
+use crate::record::{JobRecord, MemberRecord, Saved, Stage};
 use crate::recruit::{self, Candidate};
 use crate::shared::{Board, Shared, lock};
 use crate::spec::{CatalogueModel, JobRequest, JobSpec, ModelChoice, resolve};
@@ -218,19 +218,7 @@ impl Coordinator {
         let seed = request.seed.unwrap_or_else(random_seed);
         let spec = resolve(&request, &self.deps.config, |_| model, job_id, seed).map_err(TrainingError::Refused)?;
         self.check_space(&spec).await?;
-        let record = JobRecord {
-            schema: SCHEMA,
-            life: Life::Created,
-            architecture: None,
-            model: None,
-            rounds_done: 0,
-            attempts: 0,
-            failures_in_row: 0,
-            declined: std::collections::BTreeMap::new(),
-            created_ms: self.deps.clock.now().wall_ms,
-            ended_ms: None,
-            spec,
-        };
+        let record = JobRecord::new(spec, self.deps.clock.now().wall_ms);
         let id = record.spec.job_id.clone();
         self.deps.records.commit(store::creation(&record)).await.map_err(|e| match e {
             StoreError::Conflict { .. } => TrainingError::Taken(id.to_string()),
@@ -330,7 +318,7 @@ impl Coordinator {
         let found = match round {
             None => record.model,
             Some(n) => store::rounds(&*self.deps.records, id).await?.iter().find_map(|r| match &r.stage {
-                Stage::Done { model_out } if r.key.round == n => Some(*model_out),
+                Stage::Done { model_out, .. } if r.key.round == n => Some(*model_out),
                 Stage::Done { .. } | Stage::Collecting | Stage::Publishing | Stage::Abandoned { .. } => None,
             }),
         };
@@ -455,7 +443,7 @@ impl Coordinator {
 fn models(saved: &Saved) -> VecDeque<BlobRef> {
     let mut models = VecDeque::new();
     for round in &saved.attempts {
-        if let Stage::Done { model_out } = &round.stage {
+        if let Stage::Done { model_out, .. } = &round.stage {
             models.push_back(*model_out);
         }
     }

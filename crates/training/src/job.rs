@@ -15,7 +15,7 @@ use crate::record::{JobRecord, Life, MemberRecord, MemberState, RoundRecord, Sav
 use crate::recruit::{self, Candidate};
 use crate::round::{Round, Verdict};
 use crate::spec::Start;
-use crate::step::{Change, ComputeError, Effect, Input, Step};
+use crate::step::{Change, ComputeError, Effect, Input, Made, Step};
 use crate::view::{EventKind, JobStatus};
 
 /// Attempts in a row that may fail because of members before the job is given up.
@@ -128,7 +128,7 @@ impl Job {
     pub fn resume(&mut self, now: Now) -> Step {
         let mut step = Step::default();
         match self.round.as_ref().map(Round::stage) {
-            Some(Stage::Publishing) => step.effects.extend(self.compute()),
+            Some(Stage::Publishing) => step.effects.extend(self.compute(now)),
             Some(Stage::Collecting) => self.advance(now, &mut step),
             Some(Stage::Done { .. } | Stage::Abandoned { .. }) | None => self.recruit(now, &mut step),
         }
@@ -239,14 +239,15 @@ impl Job {
         self.advance(now, step);
     }
 
-    fn computed(&mut self, now: Now, key: &RoundKey, result: Result<BlobRef, ComputeError>, step: &mut Step) {
+    fn computed(&mut self, now: Now, key: &RoundKey, result: Result<Made, ComputeError>, step: &mut Step) {
         let Some(round) = self.round.as_mut().filter(|r| r.key() == key && *r.stage() == Stage::Publishing) else {
             return;
         };
         match result {
-            Ok(model_out) => {
-                let record = round.end(now, Stage::Done { model_out });
+            Ok(Made { model: model_out, state }) => {
+                let record = round.end(now, Stage::Done { model_out, state_out: state.clone() });
                 self.record.model = Some(model_out);
+                self.record.state = state;
                 self.record.rounds_done = key.round;
                 self.record.attempts = 0;
                 self.record.failures_in_row = 0;
@@ -264,13 +265,14 @@ impl Job {
                 let counted = round.counted().count();
                 self.member_changed(member, step);
                 if counted >= self.record.spec.min_participants as usize {
-                    step.effects.extend(self.compute());
+                    step.effects.extend(self.compute(now));
                 } else {
                     let reason = format!("{counted} usable updates, {} needed", self.record.spec.min_participants);
                     self.abandon(now, reason, true, step);
                 }
             }
-            Err(ComputeError::Store(_)) => step.effects.extend(self.compute()),
+            Err(ComputeError::Unusable(reason)) => self.abandon(now, reason, true, step),
+            Err(ComputeError::Store(_)) => step.effects.extend(self.compute(now)),
         }
     }
 
@@ -328,7 +330,7 @@ impl Job {
                     step.effects.push(Effect::Send(member.peer.clone(), gone));
                     self.member_changed(Some(member), step);
                 }
-                step.effects.extend(self.compute());
+                step.effects.extend(self.compute(now));
             }
             Verdict::Abandon { reason, members_failed } => self.abandon(now, reason, members_failed, step),
         }
@@ -452,14 +454,14 @@ impl Job {
     }
 
     fn open(&mut self, now: Now, model: BlobRef, cohort: &[Peer], step: &mut Step) {
-        let Some(limits) = self.limits() else { return };
+        let (Some(limits), Some(start)) = (self.limits(), self.start_point(model)) else { return };
         self.record.attempts += 1;
         let key = RoundKey {
             job: self.record.spec.job_id.clone(),
             round: self.record.rounds_done + 1,
             attempt: self.record.attempts,
         };
-        let round = Round::open(now, key.clone(), model, cohort, limits);
+        let round = Round::open(now, key.clone(), start, cohort, limits);
         step.changes.push(self.job_change());
         step.changes.push(Change::Round(Box::new(round.record(now))));
         for member in round.members() {

@@ -171,11 +171,13 @@ pub fn prepare(
     let payload = Bytes::from(fixed::to_bytes(&integers));
     Ok(Prepared {
         header: UpdateHeader {
-            key: invitation.key.clone(),
-            payload: BlobRef { digest: Digest::of(&payload), bytes: payload.len() as u64 },
-            weight: outcome.examples.clamp(1, invitation.max_examples),
             clipped,
-            metrics: finite(outcome.metrics),
+            ..UpdateHeader::new(
+                invitation.key.clone(),
+                BlobRef { digest: Digest::of(&payload), bytes: payload.len() as u64 },
+                outcome.examples.clamp(1, invitation.max_examples),
+                finite(outcome.metrics),
+            )
         },
         payload,
     })

@@ -6,14 +6,16 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use aivillage_base::wire::{BlobRef, Declined, LocalMetrics, Peer, RoundKey, UpdateHeader};
+use aivillage_base::fixed::Grid;
+use aivillage_base::wire::{BlobRef, Declined, LocalMetrics, Peer, Receipt, RoundKey, UpdateHeader};
 use aivillage_base::{Architecture, NodeName};
 
 use crate::spec::JobSpec;
+use crate::strategy::Contribution;
 use crate::view::{JobStatus, MemberView, Phase, RoundView};
 
 /// Version of the records in this file.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// A job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +30,12 @@ pub struct JobRecord {
     pub architecture: Option<Architecture>,
     /// The newest model: the start, then one a published round.
     pub model: Option<BlobRef>,
+    /// What the strategy's server keeps from round to round; empty before the first round.
+    #[serde(default)]
+    pub state: Vec<StateSlot>,
+    /// The newest update of each node that counted in a published round, where nodes keep state of their own for the job.
+    #[serde(default)]
+    pub receipts: BTreeMap<NodeName, Receipt>,
     /// Published rounds; the next round is one more.
     pub rounds_done: u32,
     /// Attempts made at the next round.
@@ -40,6 +48,37 @@ pub struct JobRecord {
     pub created_ms: u64,
     /// Wall clock at the end.
     pub ended_ms: Option<u64>,
+}
+
+impl JobRecord {
+    /// A job that has just been accepted.
+    #[must_use]
+    pub fn new(spec: JobSpec, created_ms: u64) -> Self {
+        Self {
+            schema: SCHEMA,
+            spec,
+            life: Life::Created,
+            architecture: None,
+            model: None,
+            state: Vec::new(),
+            receipts: BTreeMap::new(),
+            rounds_done: 0,
+            attempts: 0,
+            failures_in_row: 0,
+            declined: BTreeMap::new(),
+            created_ms,
+            ended_ms: None,
+        }
+    }
+}
+
+/// One vector of server state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateSlot {
+    /// Its name, as the strategy calls it.
+    pub name: String,
+    /// Its values: a bundle in the model's shape.
+    pub blob: BlobRef,
 }
 
 /// A job with its attempts, as it was persisted.
@@ -106,6 +145,12 @@ pub struct RoundRecord {
     pub stage: Stage,
     /// The model it starts from.
     pub model_in: BlobRef,
+    /// The server state it starts from.
+    #[serde(default)]
+    pub state_in: Vec<StateSlot>,
+    /// Grid of each tensor of the model, in layout order.
+    #[serde(default)]
+    pub grids: Vec<Grid>,
     /// Wall clock at opening, Unix milliseconds.
     pub opened_ms: u64,
     /// Wall clock at the end.
@@ -128,6 +173,9 @@ pub enum Stage {
     Done {
         /// The model that came out.
         model_out: BlobRef,
+        /// The server state that came out.
+        #[serde(default)]
+        state_out: Vec<StateSlot>,
     },
     /// Given up.
     Abandoned {
@@ -182,6 +230,18 @@ pub struct Counted {
     pub inline: bool,
     /// Values clipped to the grid.
     pub clipped: u64,
+    /// Optimiser steps of the local training.
+    #[serde(default = "one")]
+    pub steps: u32,
+    /// Loss of the received model on the node's rows.
+    #[serde(default)]
+    pub initial_loss: Option<f64>,
+    /// The round whose model the update starts from, where that is an older one than its own (asynchronous jobs).
+    #[serde(default)]
+    pub base: Option<u32>,
+    /// True if the node lets it be kept after its round.
+    #[serde(default)]
+    pub retain: bool,
     /// The node's measurements.
     pub metrics: LocalMetrics,
 }
@@ -239,7 +299,38 @@ impl MemberRecord {
     }
 }
 
+fn one() -> u32 {
+    1
+}
+
 impl Counted {
+    /// The update of this header.
+    #[must_use]
+    pub fn new(header: &UpdateHeader, inline: bool) -> Self {
+        Self {
+            weight: header.weight,
+            payload: header.payload,
+            inline,
+            clipped: header.clipped,
+            steps: header.steps,
+            initial_loss: header.initial_loss,
+            base: None,
+            retain: header.retain,
+            metrics: header.metrics,
+        }
+    }
+
+    /// What a strategy sees of it in this round.
+    #[must_use]
+    pub fn contribution(&self, round: u32) -> Contribution {
+        Contribution {
+            weight: self.weight,
+            steps: self.steps,
+            initial_loss: self.initial_loss,
+            staleness: self.base.map_or(0, |base| round.saturating_sub(base)),
+        }
+    }
+
     /// Is this the update that counts?
     #[must_use]
     pub fn is(&self, header: &UpdateHeader) -> bool {
@@ -263,7 +354,7 @@ impl RoundRecord {
         let (phase, reason, model) = match &self.stage {
             Stage::Collecting => (Phase::Collecting, None, None),
             Stage::Publishing => (Phase::Publishing, None, None),
-            Stage::Done { model_out } => (Phase::Done, None, Some(*model_out)),
+            Stage::Done { model_out, .. } => (Phase::Done, None, Some(*model_out)),
             Stage::Abandoned { reason } => (Phase::Abandoned, Some(reason.clone()), None),
         };
         let counted: Vec<&Counted> = members.iter().filter_map(MemberRecord::counted).collect();

@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 
 use aivillage_base::NodeName;
+use aivillage_base::fixed::Grid;
 use aivillage_base::ports::Payload;
 use aivillage_base::time::Now;
 use aivillage_base::wire::{BlobRef, Declined, Peer, RoundKey, UpdateHeader, UpdateReply};
 
-use crate::record::{Counted, MemberRecord, MemberState, RoundRecord, Stage};
+use crate::record::{Counted, MemberRecord, MemberState, RoundRecord, Stage, StateSlot};
 
 /// The time an attempt has taken is persisted this often within its timeout.
 const NOTES: u64 = 20;
@@ -62,6 +63,17 @@ struct Member {
     invited_ms: u64,
 }
 
+/// What an attempt starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartPoint {
+    /// The model.
+    pub model: BlobRef,
+    /// The server state.
+    pub state: Vec<StateSlot>,
+    /// Grid of each tensor of the model, in layout order.
+    pub grids: Vec<Grid>,
+}
+
 /// One attempt.
 #[derive(Debug, Clone)]
 pub struct Round {
@@ -75,11 +87,13 @@ pub struct Round {
 impl Round {
     /// Opens an attempt with this cohort.
     #[must_use]
-    pub fn open(now: Now, key: RoundKey, model_in: BlobRef, cohort: &[Peer], limits: Limits) -> Self {
+    pub fn open(now: Now, key: RoundKey, start: StartPoint, cohort: &[Peer], limits: Limits) -> Self {
         let record = RoundRecord {
             key,
             stage: Stage::Collecting,
-            model_in,
+            model_in: start.model,
+            state_in: start.state,
+            grids: start.grids,
             opened_ms: now.wall_ms,
             closed_ms: None,
             elapsed_ms: 0,
@@ -136,6 +150,18 @@ impl Round {
     #[must_use]
     pub fn stage(&self) -> &Stage {
         &self.record.stage
+    }
+
+    /// The server state it starts from.
+    #[must_use]
+    pub fn state_in(&self) -> &[StateSlot] {
+        &self.record.state_in
+    }
+
+    /// Grid of each tensor of the model, in layout order.
+    #[must_use]
+    pub fn grids(&self) -> &[Grid] {
+        &self.record.grids
     }
 
     /// The model it starts from.
@@ -275,13 +301,7 @@ impl Round {
         }
         let state = match self.fault(header, payload) {
             Some((reason, detail)) => MemberState::Refused { reason: reason.to_owned(), detail },
-            None => MemberState::Counted(Counted {
-                weight: header.weight,
-                payload: header.payload,
-                inline: matches!(payload, Payload::Inline(_)),
-                clipped: header.clipped,
-                metrics: header.metrics,
-            }),
+            None => MemberState::Counted(Counted::new(header, matches!(payload, Payload::Inline(_)))),
         };
         let reply = match &state {
             MemberState::Refused { reason, detail } => {

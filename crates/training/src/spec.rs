@@ -12,7 +12,8 @@ use aivillage_base::{Architecture, ErrorKind, JobId, LayerSpec, ModelId, Recipe,
 
 use crate::config::TrainingConfig;
 use crate::error::Fault;
-use crate::strategy;
+use crate::strategy::fedavg::FedAvg;
+use crate::strategy::{self, Chosen, Strategy, StrategyFault};
 
 /// Known privacy techniques; none of them is built in this version.
 pub const TECHNIQUES: [&str; 5] = [
@@ -60,6 +61,8 @@ pub struct JobRequest {
     pub dataset_requirements: DataRequirements,
     /// Aggregation strategy and its settings.
     pub strategy: Option<StrategyChoice>,
+    /// Keep updates after their round, for auditors, where their node allows it?
+    pub retain_updates: bool,
     /// `local_epochs`, `batch_size`, `learning_rate`, `optimizer`, `momentum`, `weight_decay`, `hidden`, `max_examples`,
     /// `round_timeout_s`.
     pub hyperparameters: Map<String, Value>,
@@ -118,8 +121,14 @@ pub struct JobSpec {
     pub mobile_friendly: bool,
     /// Which data.
     pub data: DataRequirements,
-    /// Aggregation strategy.
-    pub strategy: String,
+    /// Aggregation strategy with its settings.
+    pub strategy: Strategy,
+    /// Names of tensors that stay on the nodes; `*` at the end stands for any rest.
+    #[serde(default)]
+    pub personal_tensors: Vec<String>,
+    /// Are updates kept after their round, where their node allows it?
+    #[serde(default)]
+    pub retain_updates: bool,
     /// How nodes train.
     pub training: LocalTraining,
     /// Largest weight of one update.
@@ -131,6 +140,14 @@ pub struct JobSpec {
 }
 
 impl JobSpec {
+    /// Names of the tensors of this model that stay on the nodes, in layout order.
+    #[must_use]
+    pub fn personal(&self, architecture: &Architecture) -> Vec<String> {
+        let stays = |name: &str| self.personal_tensors.iter().any(|pattern| matches(pattern, name));
+        let layout = architecture.layout().unwrap_or_default();
+        layout.into_iter().map(|t| t.name).filter(|name| stays(name)).collect()
+    }
+
     /// Name of the recipe, for policies and statuses.
     #[must_use]
     pub fn recipe_name(&self) -> &str {
@@ -139,6 +156,11 @@ impl JobSpec {
             Start::Model(model) => model.id.as_str(),
         }
     }
+}
+
+/// Is `name` meant by `pattern`? `*` at the pattern's end stands for any rest.
+fn matches(pattern: &str, name: &str) -> bool {
+    pattern.strip_suffix('*').map_or(pattern == name, |front| name.starts_with(front))
 }
 
 /// Largest `max_examples` a job may ask for.
@@ -187,7 +209,10 @@ pub fn resolve(
     if let Some(job_type) = &request.job_type {
         check_job_type(job_type, &mut faults);
     }
-    let strategy = resolve_strategy(request.strategy.as_ref(), config, &mut faults);
+    let chosen = resolve_strategy(request.strategy.as_ref(), config, &mut faults);
+    let mut training = hyper.training;
+    training.proximal_mu = chosen.strategy.rule().local().proximal_mu;
+    check_cohort(&chosen.strategy, min, &mut faults);
     check_sums(max, hyper.max_examples, &mut faults);
     check_privacy(request, config, &mut faults);
     let spec = JobSpec {
@@ -199,8 +224,10 @@ pub fn resolve(
         max_participants: max,
         mobile_friendly: request.mobile_friendly,
         data: request.dataset_requirements.clone(),
-        strategy,
-        training: hyper.training,
+        strategy: chosen.strategy,
+        personal_tensors: chosen.personal_tensors,
+        retain_updates: request.retain_updates,
+        training,
         max_examples: hyper.max_examples,
         round_timeout_ms: hyper
             .round_timeout_ms
@@ -284,28 +311,40 @@ fn check_job_type(job_type: &str, faults: &mut Faults) {
     }
 }
 
-fn resolve_strategy(choice: Option<&StrategyChoice>, config: &TrainingConfig, faults: &mut Faults) -> String {
-    let Some(choice) = choice else {
-        return strategy::named(&config.default_strategy).map_or_else(
-            |e| {
-                faults.invalid("/strategy", &format!("training.aggregation.default_strategy: {e}"));
-                String::new()
-            },
-            str::to_owned,
-        );
+fn resolve_strategy(choice: Option<&StrategyChoice>, config: &TrainingConfig, faults: &mut Faults) -> Chosen {
+    let none = Map::new();
+    let (name, settings, named_by) = match choice {
+        Some(choice) => (choice.name.as_str(), &choice.config, ""),
+        None => (config.default_strategy.as_str(), &none, "training.aggregation.default_strategy: "),
     };
-    for key in choice.config.keys() {
-        faults.invalid(
-            &format!("/strategy/config/{key}"),
-            &format!("strategy `{}` has no setting `{key}`; it has none at all", choice.name),
-        );
-    }
-    match strategy::named(&choice.name) {
-        Ok(name) => name.to_owned(),
-        Err(e) => {
-            faults.invalid("/strategy/name", &e);
-            String::new()
+    match strategy::named(name, settings) {
+        Ok(chosen) => return chosen,
+        Err(StrategyFault::Name(detail)) => {
+            let pointer = if choice.is_some() { "/strategy/name" } else { "/strategy" };
+            faults.invalid(pointer, &format!("{named_by}{detail}"));
         }
+        Err(StrategyFault::Settings(found)) => {
+            for fault in found {
+                faults.invalid(&format!("/strategy/config/{}", fault.key), &fault.detail);
+            }
+        }
+    }
+    // The request is refused; what is looked at for the rest of its faults does not matter.
+    Chosen { strategy: Strategy::FedAvg(FedAvg {}), personal_tensors: Vec::new() }
+}
+
+/// A rule that needs a certain number of updates is told so before anybody trains.
+fn check_cohort(strategy: &Strategy, min_participants: u32, faults: &mut Faults) {
+    let (needed, why) = strategy.rule().cohort_min();
+    if min_participants < needed {
+        faults.invalid(
+            "/min_participants",
+            &format!(
+                "strategy `{}` needs at least {needed} updates a round ({why}), but a round may close with \
+                 {min_participants}: raise min_participants to {needed}, or choose another strategy",
+                strategy.name()
+            ),
+        );
     }
 }
 
@@ -389,6 +428,7 @@ impl Hyper {
                 learning_rate: reader.number("learning_rate", 1e-9, 1e3).unwrap_or(0.1),
                 momentum: reader.number("momentum", 0.0, 0.999_999).unwrap_or(0.0),
                 weight_decay: reader.number("weight_decay", 0.0, 1e3).unwrap_or(0.0),
+                proximal_mu: 0.0,
             },
             hidden: reader.hidden().unwrap_or_else(|| vec![128]),
             max_examples: reader.integer("max_examples", 1, MAX_EXAMPLES).unwrap_or(1 << 20),

@@ -6,12 +6,13 @@ use bytes::Bytes;
 
 use aivillage_base::fixed::Grid;
 use aivillage_base::ports::Payload;
-use aivillage_base::wire::{BlobRef, Declined, Down, Peer, RoundKey, UpdateHeader, UpdateReply};
+use aivillage_base::wire::{BlobRef, Declined, Down, LocalTraining, Peer, RoundKey, UpdateHeader, UpdateReply};
 use aivillage_base::{Architecture, Digest, NodeName};
 
 use crate::handle::FinishedModel;
-use crate::record::{Counted, JobRecord, MemberRecord, RoundRecord};
+use crate::record::{Counted, JobRecord, MemberRecord, RoundRecord, StateSlot};
 use crate::recruit::Candidate;
+use crate::strategy::Strategy;
 use crate::view::EventKind;
 
 /// What happens to a job.
@@ -32,7 +33,7 @@ pub enum Input {
     /// An update whose bytes match its header.
     Update(Peer, UpdateHeader, Payload),
     /// The round's model is made and durable, or not.
-    Computed(RoundKey, Result<BlobRef, ComputeError>),
+    Computed(RoundKey, Result<Made, ComputeError>),
     /// The finished model is in the catalogue under this id, or not.
     Published(Result<String, String>),
     /// The owner ends it.
@@ -41,6 +42,15 @@ pub enum Input {
     Tick,
     /// A computation could not be carried out: what the state owes is to be done again.
     Retry,
+}
+
+/// What a round makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// The next model.
+    pub model: BlobRef,
+    /// The next server state.
+    pub state: Vec<StateSlot>,
 }
 
 /// Why a round's model could not be made.
@@ -55,6 +65,8 @@ pub enum ComputeError {
         /// A sentence.
         detail: String,
     },
+    /// The strategy cannot use this accepted set; says why.
+    Unusable(String),
     /// The store failed; trying again may help.
     Store(String),
 }
@@ -102,10 +114,47 @@ pub struct ComputePlan {
     pub architecture: Architecture,
     /// The model it starts from.
     pub model_in: BlobRef,
-    /// Grid of each tensor, in layout order.
+    /// The server state it starts from; empty = zero.
+    pub state_in: Vec<StateSlot>,
+    /// Grid of each tensor of the model, in layout order.
     pub grids: Vec<Grid>,
+    /// The rule.
+    pub strategy: Strategy,
+    /// How the nodes trained.
+    pub training: LocalTraining,
+    /// Names of tensors that stayed on the nodes.
+    pub personal: Vec<String>,
+    /// Number of nodes invited.
+    pub invited: u32,
     /// The accepted set, in name order.
     pub accepted: Vec<(NodeName, Counted)>,
+}
+
+impl ComputePlan {
+    /// What makes the model of `attempt`, as the records of the job say it; None before the job has an architecture.
+    ///
+    /// `invited` counts the attempt's members, which its record holds only once it has ended.
+    #[must_use]
+    pub fn of(
+        job: &JobRecord,
+        attempt: &RoundRecord,
+        invited: usize,
+        accepted: Vec<(NodeName, Counted)>,
+    ) -> Option<Self> {
+        let architecture = job.architecture.clone()?;
+        Some(Self {
+            key: attempt.key.clone(),
+            personal: job.spec.personal(&architecture),
+            architecture,
+            model_in: attempt.model_in,
+            state_in: attempt.state_in.clone(),
+            grids: attempt.grids.clone(),
+            strategy: job.spec.strategy.clone(),
+            training: job.spec.training.clone(),
+            invited: u32::try_from(invited).unwrap_or(u32::MAX),
+            accepted,
+        })
+    }
 }
 
 /// The outcome of one step.

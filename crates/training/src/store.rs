@@ -175,8 +175,10 @@ pub async fn referenced(records: &dyn Records) -> Result<BTreeSet<Digest>, Store
         }
         for attempt in &saved.attempts {
             digests.insert(attempt.model_in.digest);
-            if let Stage::Done { model_out } = &attempt.stage {
+            digests.extend(attempt.state_in.iter().map(|s| s.blob.digest));
+            if let Stage::Done { model_out, state_out } = &attempt.stage {
                 digests.insert(model_out.digest);
+                digests.extend(state_out.iter().map(|s| s.blob.digest));
             }
         }
         let stored = saved.members.iter().filter_map(MemberRecord::counted).filter(|c| !c.inline);

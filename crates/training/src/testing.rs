@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::Map;
 
 use aivillage_base::arch::Recipe;
-use aivillage_base::fixed::to_bytes;
+use aivillage_base::fixed::{Grid, to_bytes};
 use aivillage_base::ports::Payload;
 use aivillage_base::time::Now;
 use aivillage_base::wire::{
@@ -14,10 +14,11 @@ use aivillage_base::wire::{
 };
 use aivillage_base::{Architecture, Digest, JobId, NodeId, NodeName, Task};
 
-use crate::record::{JobRecord, Life, MemberRecord, SCHEMA, Saved};
+use crate::record::{JobRecord, MemberRecord, Saved};
 use crate::recruit::Candidate;
+use crate::round::StartPoint;
 use crate::spec::{JobRequest, JobSpec, ModelChoice, Start};
-use crate::step::Change;
+use crate::step::{Change, Made};
 
 /// The clocks `ms` after the start.
 pub(crate) fn at(ms: u64) -> Now {
@@ -54,12 +55,22 @@ pub(crate) fn blob(text: &str) -> BlobRef {
     BlobRef { digest: Digest::of(text.as_bytes()), bytes: text.len() as u64 }
 }
 
+/// Where an attempt of the linear model starts.
+pub(crate) fn start() -> StartPoint {
+    StartPoint { model: blob("model"), state: Vec::new(), grids: vec![Grid::default(); 2] }
+}
+
+/// What a round makes, by name.
+pub(crate) fn made(text: &str) -> Made {
+    Made { model: blob(text), state: Vec::new() }
+}
+
 /// An update of four integers with its bytes.
 pub(crate) fn update(key: &RoundKey, values: [i32; 4], weight: u32) -> (UpdateHeader, Payload) {
     let bytes = Bytes::from(to_bytes(&values));
     let payload = BlobRef { digest: Digest::of(&bytes), bytes: bytes.len() as u64 };
     let metrics = LocalMetrics { loss: 0.5, accuracy: None, train_ms: 3 };
-    (UpdateHeader { key: key.clone(), payload, weight, clipped: 0, metrics }, Payload::Inline(bytes))
+    (UpdateHeader::new(key.clone(), payload, weight, metrics), Payload::Inline(bytes))
 }
 
 /// The same, in the blob store.
@@ -80,8 +91,17 @@ pub(crate) fn spec(min: u32, max: u32, rounds: u32) -> JobSpec {
         max_participants: max,
         mobile_friendly: true,
         data: DataRequirements::default(),
-        strategy: "fedavg".into(),
-        training: LocalTraining { epochs: 1, batch_size: 8, learning_rate: 0.1, momentum: 0.0, weight_decay: 0.0 },
+        strategy: crate::strategy::Strategy::FedAvg(crate::strategy::fedavg::FedAvg {}),
+        personal_tensors: Vec::new(),
+        retain_updates: false,
+        training: LocalTraining {
+            epochs: 1,
+            batch_size: 8,
+            learning_rate: 0.1,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            proximal_mu: 0.0,
+        },
         max_examples: 100,
         round_timeout_ms: 60_000,
         seed: 7,
@@ -89,19 +109,7 @@ pub(crate) fn spec(min: u32, max: u32, rounds: u32) -> JobSpec {
 }
 
 pub(crate) fn record(spec: JobSpec) -> JobRecord {
-    JobRecord {
-        schema: SCHEMA,
-        spec,
-        life: Life::Created,
-        architecture: None,
-        model: None,
-        rounds_done: 0,
-        attempts: 0,
-        failures_in_row: 0,
-        declined: BTreeMap::new(),
-        created_ms: at(0).wall_ms,
-        ended_ms: None,
-    }
+    JobRecord::new(spec, at(0).wall_ms)
 }
 
 /// A store of one job: what its changes amount to.
@@ -161,6 +169,7 @@ pub(crate) fn request() -> JobRequest {
         job_type: None,
         dataset_requirements: DataRequirements::default(),
         strategy: None,
+        retain_updates: false,
         hyperparameters: Map::new(),
         privacy: Map::new(),
         seed: None,

@@ -90,9 +90,7 @@ impl Key {
 const LOAD_BALANCING: [&str; LoadBalancingStrategy::ALL.len()] = names(&LoadBalancingStrategy::ALL);
 const PRIVACY_LEVELS: [&str; PrivacyLevel::ALL.len()] = names(&PrivacyLevel::ALL);
 const SELECTIONS: [&str; Selection::ALL.len()] = names(&Selection::ALL);
-const STRATEGIES_BUILT: [&str; strategy::BUILT.len() + 1] = join(&["federated_averaging"], &strategy::BUILT);
-const STRATEGIES: [&str; strategy::BUILT.len() + 1 + strategy::NOT_BUILT.len()] =
-    join(&STRATEGIES_BUILT, &strategy::NOT_BUILT);
+const STRATEGIES: [&str; strategy::BUILT.len() + 1] = join(&["federated_averaging"], strategy::BUILT);
 
 /// The names of a room's list of named values.
 const fn names<T, const N: usize>(all: &[(&'static str, T); N]) -> [&'static str; N] {
@@ -204,8 +202,7 @@ pub const KEYS: &[Key] = &[
     key("training.fog.prefer_edge_nodes", Kind::Bool, "", "Prefer nodes of type edge.").not_yet("nodes are chosen without regard to type yet"),
     key("training.fog.dynamic_allocation", Kind::Bool, "", "Add and release fog sessions while a job runs.").not_yet(NO_FOG),
     key("training.fog.harvest_during_idle", Kind::Bool, "", "Harvest devices while nobody uses them.").not_yet(NO_HARVEST),
-    key("training.aggregation.default_strategy", Kind::Word(&STRATEGIES), "", "Strategy of a job that names none.")
-        .words(&STRATEGIES_BUILT),
+    key("training.aggregation.default_strategy", Kind::Word(&STRATEGIES), "", "Strategy of a job that names none."),
     key("training.aggregation.byzantine_tolerance", Kind::Bool, "", "A robust rule for jobs that name no strategy.")
         .not_yet("there are no robust rules yet: one bad update can spoil a round"),
     key("training.aggregation.enable_compression", Kind::Bool, "", "Compress updates on the wire.").not_yet("updates travel uncompressed"),

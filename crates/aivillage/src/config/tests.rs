@@ -512,11 +512,11 @@ fn a_word_that_is_not_built_is_named_and_a_built_one_is_not() {
     let named =
         |text: &str| not_in_effect(&config(text)).into_iter().map(|n| n.to_string()).collect::<Vec<_>>().join("\n");
     let text = named(
-        "federated_systems:\n  training:\n    aggregation:\n      default_strategy: krum\n  inference:\n    privacy:\n      default_privacy_level: ultra\n",
+        "federated_systems:\n  inference:\n    load_balancing_strategy: sticky\n    privacy:\n      default_privacy_level: ultra\n",
     );
     assert!(
         text.contains(
-            "default_strategy = \"krum\": `krum` is known, but not built yet (use federated_averaging or fedavg)"
+            "load_balancing_strategy = \"sticky\": `sticky` is known, but not built yet (use capability_aware or least_loaded or round_robin)"
         ),
         "{text}"
     );
@@ -539,9 +539,6 @@ fn the_table_calls_built_what_the_rooms_build() {
         .map(|(name, _)| *name)
         .collect();
     assert_eq!(built("inference.load_balancing_strategy"), router);
-    for name in built("training.aggregation.default_strategy") {
-        assert!(aivillage_training::strategy::named(name).is_ok(), "{name}");
-    }
 }
 
 #[test]

@@ -27,6 +27,7 @@ impl Recipe {
             learning_rate,
             momentum: 0.0,
             weight_decay: 0.0,
+            proximal_mu: 0.0,
         };
         match dataset {
             DatasetName::Digits => Self { data: Bundled::Digits, name: "mlp", hidden: &[32], training: training(0.3) },

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aivillage_base::arch::{Architecture, LayerSpec, Recipe, Task};
 use aivillage_base::time::{Clock, Now, SystemClock};
-use aivillage_base::wire::{BlobRef, DataRequirements, Invitation, LocalTraining, RoundKey};
+use aivillage_base::wire::{BlobRef, DataRequirements, Invitation, LocalRule, LocalTraining, RoundKey};
 use aivillage_base::{Digest, bundle};
 use aivillage_engine::data::{Bundled, Dataset, bundled, split};
 use aivillage_engine::{Engine, LocalJob, NodeTrainer, bench_recipes, bench_train, evaluate, initial_values, local};
@@ -23,7 +23,7 @@ impl Clock for Ticks {
 }
 
 fn recipe() -> LocalTraining {
-    LocalTraining { epochs: 3, batch_size: 32, learning_rate: 0.3, momentum: 0.0, weight_decay: 0.0 }
+    LocalTraining { epochs: 3, batch_size: 32, learning_rate: 0.3, momentum: 0.0, weight_decay: 0.0, proximal_mu: 0.0 }
 }
 
 fn digits_mlp() -> Architecture {
@@ -146,6 +146,11 @@ fn invitation(data: DataRequirements) -> Invitation {
         seed: 1,
         grids: Vec::new(),
         max_examples: 1000,
+        local: LocalRule::Plain,
+        initial_loss: false,
+        personal: Vec::new(),
+        receipt: None,
+        retain_updates: false,
         privacy_techniques: Vec::new(),
         total_rounds: 1,
         deadline_ms: 1000,

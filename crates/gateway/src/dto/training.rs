@@ -48,6 +48,8 @@ pub(crate) struct CreateJob {
     pub(crate) dataset_requirements: Option<DataRequirements>,
     /// `{name, config}`; absent = the configured one.
     pub(crate) strategy: Option<Strategy>,
+    /// Keep updates after their round, for auditors, where their node allows it; default false.
+    pub(crate) retain_updates: Option<bool>,
     /// `local_epochs`, `batch_size`, `learning_rate`, `optimizer`, `momentum`, `weight_decay`, `hidden`,
     /// `max_examples`, `round_timeout_s`.
     #[schema(value_type = Option<Object>, example = json!({"local_epochs": 3, "learning_rate": 0.3}))]
@@ -93,6 +95,7 @@ impl FromFields for CreateJob {
             job_type: fields.optional("job_type"),
             dataset_requirements: fields.optional("dataset_requirements"),
             strategy: fields.object("strategy"),
+            retain_updates: fields.optional("retain_updates"),
             hyperparameters: fields.optional("hyperparameters"),
             privacy: fields.optional("privacy"),
             seed: fields.optional("seed"),
@@ -115,6 +118,7 @@ impl CreateJob {
             job_type: self.job_type,
             dataset_requirements: self.dataset_requirements.unwrap_or_default(),
             strategy: self.strategy.map(|s| StrategyChoice { name: s.name, config: s.config.unwrap_or_default() }),
+            retain_updates: self.retain_updates.unwrap_or(false),
             hyperparameters: self.hyperparameters.unwrap_or_default(),
             privacy: self.privacy.unwrap_or_default(),
             seed: self.seed,

@@ -233,13 +233,9 @@ impl Node {
                 Down::Invite(invitation) => {
                     let values = invitation.architecture.parameters().unwrap();
                     let payload = bytes::Bytes::from(vec![0; values * 4]);
-                    let header = UpdateHeader {
-                        key: invitation.key.clone(),
-                        payload: BlobRef { digest: Digest::of(&payload), bytes: payload.len() as u64 },
-                        weight: 10,
-                        clipped: 0,
-                        metrics: LocalMetrics { loss: 0.7, accuracy: Some(0.5), train_ms: 3 },
-                    };
+                    let digest = BlobRef { digest: Digest::of(&payload), bytes: payload.len() as u64 };
+                    let metrics = LocalMetrics { loss: 0.7, accuracy: Some(0.5), train_ms: 3 };
+                    let header = UpdateHeader::new(invitation.key.clone(), digest, 10, metrics);
                     training.answer(&self.peer, invitation.key.clone(), None).await;
                     let reply = training.update(&self.peer, header, Payload::Inline(payload)).await;
                     assert_eq!(reply, UpdateReply::Accepted);

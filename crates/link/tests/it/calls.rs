@@ -9,13 +9,10 @@ use bytes::Bytes;
 use crate::village::{Heard, Middleman, Node, Village, soon};
 
 fn header(payload: &Bytes) -> UpdateHeader {
-    UpdateHeader {
-        key: RoundKey { job: "job_1".parse().unwrap(), round: 3, attempt: 1 },
-        payload: BlobRef { digest: Digest::of(payload), bytes: payload.len() as u64 },
-        weight: 17,
-        clipped: 2,
-        metrics: LocalMetrics { loss: 0.5, accuracy: Some(0.75), train_ms: 12 },
-    }
+    let key = RoundKey { job: "job_1".parse().unwrap(), round: 3, attempt: 1 };
+    let payload = BlobRef { digest: Digest::of(payload), bytes: payload.len() as u64 };
+    let metrics = LocalMetrics { loss: 0.5, accuracy: Some(0.75), train_ms: 12 };
+    UpdateHeader { clipped: 2, ..UpdateHeader::new(key, payload, 17, metrics) }
 }
 
 fn bytes(length: usize) -> Bytes {

@@ -206,17 +206,5 @@ fn index(n: u64) -> usize {
 }
 
 fn creation(spec: &JobSpec, wall_ms: u64) -> JobRecord {
-    JobRecord {
-        schema: SCHEMA,
-        spec: spec.clone(),
-        life: Life::Created,
-        architecture: None,
-        model: None,
-        rounds_done: 0,
-        attempts: 0,
-        failures_in_row: 0,
-        declined: std::collections::BTreeMap::new(),
-        created_ms: wall_ms,
-        ended_ms: None,
-    }
+    JobRecord::new(spec.clone(), wall_ms)
 }

@@ -7,14 +7,16 @@ use aivillage_base::fixed::to_bytes;
 use aivillage_base::ports::put_blob;
 use aivillage_base::rng::SeededRng;
 use aivillage_base::time::{Clock, SystemClock};
-use aivillage_base::wire::LocalMetrics;
+use aivillage_base::wire::{LocalMetrics, UpdateHeader};
 use aivillage_base::{Architecture, NodeName, Task};
 use aivillage_storage::{MemoryBlobs, MemoryRecords};
 
 use super::*;
 use crate::record::Counted;
 use crate::step::Change;
-use crate::testing::{key, linear, name};
+use crate::strategy::Strategy;
+use crate::strategy::fedavg::FedAvg;
+use crate::testing::{key, linear, name, spec};
 
 #[test]
 fn blocks_are_cut_at_tensor_borders() {
@@ -54,16 +56,28 @@ impl Closed {
                 put_blob(&blobs, bytes).await.unwrap();
             }
             let metrics = LocalMetrics::default();
-            accepted.push((node, Counted { weight: *weight, payload, inline, clipped: 0, metrics }));
+            let header = UpdateHeader::new(key(1, 1), payload, *weight, metrics);
+            accepted.push((node, Counted::new(&header, inline)));
         }
         let grids = vec![Grid::default(); architecture.layout().unwrap().len()];
-        let plan = ComputePlan { key: key(1, 1), architecture, model_in, grids, accepted };
+        let plan = ComputePlan {
+            key: key(1, 1),
+            architecture,
+            model_in,
+            state_in: Vec::new(),
+            grids,
+            strategy: Strategy::FedAvg(FedAvg {}),
+            training: spec(1, 1, 1).training,
+            personal: Vec::new(),
+            invited: u32::try_from(accepted.len()).unwrap(),
+            accepted,
+        };
         Self { plan, records, blobs, model, updates }
     }
 
     async fn run(&self, plan: &ComputePlan) -> Result<Vec<f32>, ComputeError> {
         let made = run(plan, &self.records, &self.blobs).await?;
-        let bytes = self.blobs.read(&made.digest).await.unwrap().unwrap();
+        let bytes = self.blobs.read(&made.model.digest).await.unwrap().unwrap();
         let (architecture, values) = bundle::read(&bytes).unwrap();
         assert_eq!(architecture, plan.architecture);
         Ok(values)

@@ -3,11 +3,11 @@
 use aivillage_base::Architecture;
 use aivillage_base::fixed::Grid;
 use aivillage_base::time::Now;
-use aivillage_base::wire::{Down, Invitation, Peer};
+use aivillage_base::wire::{BlobRef, Down, Invitation, LocalRule, Peer};
 
 use super::Job;
 use crate::handle::FinishedModel;
-use crate::round::Limits;
+use crate::round::{Limits, Round, StartPoint};
 use crate::step::{ComputePlan, Effect};
 
 impl Job {
@@ -32,7 +32,12 @@ impl Job {
             key: round.key().clone(),
             job_name: spec.job_name.clone(),
             recipe: spec.recipe_name().to_owned(),
-            grids: grids(&architecture),
+            grids: round.grids().to_vec(),
+            local: self.local_rule(round),
+            initial_loss: spec.strategy.rule().local().initial_loss,
+            personal: spec.personal(&architecture),
+            receipt: self.record.receipts.get(&peer.name).cloned(),
+            retain_updates: spec.retain_updates,
             architecture,
             model: round.model_in(),
             training: spec.training.clone(),
@@ -46,16 +51,26 @@ impl Job {
         Some(Effect::Send(peer.clone(), Down::Invite(Box::new(invitation))))
     }
 
-    pub(super) fn compute(&self) -> Option<Effect> {
+    /// What the nodes do beside training.
+    fn local_rule(&self, round: &Round) -> LocalRule {
+        let demands = self.record.spec.strategy.rule().local();
+        if demands.control_variates {
+            return LocalRule::Scaffold { control: round.state_in().first().map(|slot| slot.blob) };
+        }
+        demands.personal_lambda.map_or(LocalRule::Plain, |lambda| LocalRule::Ditto { lambda })
+    }
+
+    /// Where the next attempt starts.
+    pub(super) fn start_point(&self, model: BlobRef) -> Option<StartPoint> {
+        let architecture = self.record.architecture.as_ref()?;
+        Some(StartPoint { model, state: self.record.state.clone(), grids: grids(architecture) })
+    }
+
+    pub(super) fn compute(&self, now: Now) -> Option<Effect> {
         let round = self.round.as_ref()?;
-        let architecture = self.record.architecture.clone()?;
-        Some(Effect::Compute(Box::new(ComputePlan {
-            key: round.key().clone(),
-            grids: grids(&architecture),
-            architecture,
-            model_in: round.model_in(),
-            accepted: round.counted().map(|(n, c)| (n.clone(), c.clone())).collect(),
-        })))
+        let accepted = round.counted().map(|(n, c)| (n.clone(), c.clone())).collect();
+        let plan = ComputePlan::of(&self.record, &round.record(now), round.members().len(), accepted)?;
+        Some(Effect::Compute(Box::new(plan)))
     }
 
     pub(super) fn finish(&self) -> Option<Effect> {

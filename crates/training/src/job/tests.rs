@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::step::ComputePlan;
-use crate::testing::{Store, at, blob, candidate, key, name, peer, record, spec, stored, update};
+use crate::testing::{Store, at, blob, candidate, key, made, name, peer, record, spec, stored, update};
 
 mod sequences;
 
@@ -53,7 +53,7 @@ impl Bench {
         for node in nodes {
             self.update(node, &key(round, 1));
         }
-        self.step(Input::Computed(key(round, 1), Ok(blob(&format!("model {round}")))));
+        self.step(Input::Computed(key(round, 1), Ok(made(&format!("model {round}")))));
     }
 
     /// Kills it and starts it again from its store.
@@ -118,7 +118,7 @@ fn it_goes_from_created_through_its_rounds_into_the_catalogue() {
         assert_eq!(plan.accepted.len(), 2);
         let model_in = if round == 1 { blob("first") } else { blob("model 1") };
         assert_eq!((plan.key.clone(), plan.model_in), (key(round, 1), model_in));
-        let step = bench.step(Input::Computed(key(round, 1), Ok(blob(&format!("model {round}")))));
+        let step = bench.step(Input::Computed(key(round, 1), Ok(made(&format!("model {round}")))));
         assert_eq!(asks_to_publish(&step), round == 2);
     }
     assert!(!asks_to_publish(&bench.step(Input::Tick)), "asked once");
@@ -156,7 +156,7 @@ fn three_failed_attempts_in_a_row_end_the_job_and_a_published_round_forgives() {
     fail(&mut bench, 1, 1);
     fail(&mut bench, 1, 2);
     bench.update("a", &key(1, 3));
-    bench.step(Input::Computed(key(1, 3), Ok(blob("model 1"))));
+    bench.step(Input::Computed(key(1, 3), Ok(made("model 1"))));
     fail(&mut bench, 2, 1);
     fail(&mut bench, 2, 2);
     assert_eq!(bench.job.status(), JobStatus::Running);
@@ -198,13 +198,13 @@ fn an_update_outside_the_grid_is_left_out_when_the_round_is_summed() {
 #[test]
 fn a_computation_that_failed_or_came_late_changes_nothing() {
     let mut bench = Bench::running(1, 2, &["a"]);
-    let step = bench.step(Input::Computed(key(1, 1), Ok(blob("too early"))));
+    let step = bench.step(Input::Computed(key(1, 1), Ok(made("too early"))));
     assert!(step.changes.is_empty());
     bench.update("a", &key(1, 1));
     let step = bench.step(Input::Computed(key(1, 1), Err(ComputeError::Store("busy".into()))));
     assert!(plan(&step).is_some() && step.changes.is_empty(), "it is made again");
-    bench.step(Input::Computed(key(1, 1), Ok(blob("model 1"))));
-    let step = bench.step(Input::Computed(key(1, 1), Ok(blob("another"))));
+    bench.step(Input::Computed(key(1, 1), Ok(made("model 1"))));
+    let step = bench.step(Input::Computed(key(1, 1), Ok(made("another"))));
     assert!(step.changes.is_empty());
     assert_eq!(bench.job.record().model, Some(blob("model 1")));
 }
@@ -232,7 +232,7 @@ fn it_can_be_cancelled_in_every_phase_and_stays_so() {
             Input::Tick,
             Input::Retry,
             Input::Published(Ok("m".into())),
-            Input::Computed(key(1, 1), Ok(blob("m"))),
+            Input::Computed(key(1, 1), Ok(made("m"))),
             Input::Cancel,
         ] {
             let step = bench.step(input);
@@ -274,7 +274,7 @@ fn a_restart_answers_repeats_as_before_and_owes_what_was_owed() {
     let owed = plan(&step).cloned();
     assert!(owed.is_some());
     assert_eq!(plan(&bench.restart()).cloned(), owed, "the model is still to be made");
-    bench.step(Input::Computed(key(2, 1), Ok(blob("model 2"))));
+    bench.step(Input::Computed(key(2, 1), Ok(made("model 2"))));
     assert!(asks_to_publish(&bench.restart()), "the catalogue is still to be told");
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use aivillage_base::fixed::Grid;
 use aivillage_base::ports::Uplink;
-use aivillage_base::wire::{DataRequirements, DataSummary, LocalTraining};
+use aivillage_base::wire::{DataRequirements, DataSummary, LocalRule, LocalTraining};
 use aivillage_base::{Recipe, Task};
 use async_trait::async_trait;
 
@@ -80,10 +80,22 @@ fn invited(policy: NodePolicy, full: bool) -> (Participant, Arc<Line>, Arc<Disk>
         grids: vec![Grid::default(); 2],
         architecture,
         model: BlobRef { digest: Digest::of(&model), bytes: model.len() as u64 },
-        training: LocalTraining { epochs: 1, batch_size: 1, learning_rate: 0.1, momentum: 0.0, weight_decay: 0.0 },
+        training: LocalTraining {
+            epochs: 1,
+            batch_size: 1,
+            learning_rate: 0.1,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            proximal_mu: 0.0,
+        },
         data: DataRequirements::default(),
         seed: 1,
         max_examples: 10,
+        local: LocalRule::Plain,
+        initial_loss: false,
+        personal: Vec::new(),
+        receipt: None,
+        retain_updates: false,
         privacy_techniques: Vec::new(),
         total_rounds: 1,
         deadline_ms: 60_000,

@@ -1,7 +1,7 @@
 //! One attempt by hand: who counts, who is waited for, what is refused and why.
 
 use super::*;
-use crate::testing::{at, blob, key, name, peer, stored, update};
+use crate::testing::{at, blob, key, name, peer, start, stored, update};
 
 /// 60 s, silence 10 s, four parameters, integers up to 1000, weights up to 100.
 fn limits(min: usize) -> Limits {
@@ -10,7 +10,7 @@ fn limits(min: usize) -> Limits {
 
 fn round(min: usize, members: &[&str]) -> Round {
     let cohort: Vec<Peer> = members.iter().map(|n| peer(n)).collect();
-    Round::open(at(0), key(1, 1), blob("model"), &cohort, limits(min))
+    Round::open(at(0), key(1, 1), start(), &cohort, limits(min))
 }
 
 fn send(round: &mut Round, from: &str) -> UpdateReply {

@@ -37,7 +37,7 @@ fn what_is_not_said_takes_the_operators_defaults() {
     assert_eq!(spec.round_timeout_ms, 30 * 60 * 1000);
     assert_eq!((spec.training.epochs, spec.training.batch_size), (1, 32));
     assert_eq!(spec.start, Start::Recipe(Recipe::Mlp { hidden: vec![128] }));
-    assert_eq!((spec.strategy.as_str(), spec.seed), ("fedavg", 7));
+    assert_eq!((spec.strategy.name(), spec.seed), ("fedavg", 7));
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn what_is_said_is_taken() {
     assert_eq!(spec.training.momentum, 0.9);
     assert_eq!(spec.start, Start::Recipe(Recipe::Mlp { hidden: vec![32, 16] }));
     assert_eq!((spec.round_timeout_ms, spec.max_examples), (1_500, 500));
-    assert_eq!(spec.strategy, "fedavg");
+    assert_eq!(spec.strategy.name(), "fedavg");
 }
 
 #[test]

@@ -359,6 +359,7 @@ pub(crate) fn request(rounds: u32, min: u32) -> JobRequest {
         job_type: None,
         dataset_requirements: DataRequirements::default(),
         strategy: None,
+        retain_updates: false,
         hyperparameters: hyperparameters.as_object().unwrap().clone(),
         privacy: serde_json::Map::new(),
         seed: Some(1),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aivillage_base::fixed::Grid;
 use aivillage_base::time::{Clock, SystemClock};
-use aivillage_base::wire::{BlobRef, DataRequirements, Invitation, LocalTraining, RoundKey};
+use aivillage_base::wire::{BlobRef, DataRequirements, Invitation, LocalRule, LocalTraining, RoundKey};
 use aivillage_base::{Digest, JobId, bundle};
 use aivillage_training::participant::{Prepared, prepare};
 use bytes::Bytes;
@@ -114,12 +114,18 @@ async fn invitation(client: &Client, id: &str) -> Result<(Invitation, Bytes), Cl
             learning_rate: hyper.learning_rate,
             momentum: hyper.momentum,
             weight_decay: hyper.weight_decay,
+            proximal_mu: 0.0,
         },
         data: job.dataset_requirements,
         seed: job.seed,
         // The grid of this version's rounds is the default for every tensor.
         grids: vec![Grid::default(); tensors],
         max_examples: hyper.max_examples,
+        local: LocalRule::Plain,
+        initial_loss: false,
+        personal: Vec::new(),
+        receipt: None,
+        retain_updates: false,
         privacy_techniques: job.privacy_techniques,
         total_rounds: job.total_rounds,
         deadline_ms: 0,

@@ -210,7 +210,7 @@ impl JobAnswer {
             max_participants: spec.max_participants,
             mobile_friendly: spec.mobile_friendly,
             privacy_techniques: Vec::new(),
-            strategy: spec.strategy,
+            strategy: spec.strategy.name().to_owned(),
             dataset_requirements: spec.data,
             hyperparameters,
             seed: spec.seed,

@@ -99,7 +99,10 @@ impl World {
                 let model = blob(&format!("model of {now}"));
                 let first = self.bench.job.round().and_then(|r| r.counted().next().map(|(n, _)| n.clone()));
                 let bad = |node| ComputeError::BadUpdate { node, reason: "damaged", detail: "damaged".into() };
-                Input::Computed(now, first.filter(|_| !ok).map_or(Ok(model), |node| Err(bad(node))))
+                Input::Computed(
+                    now,
+                    first.filter(|_| !ok).map_or(Ok(Made { model, state: Vec::new() }), |node| Err(bad(node))),
+                )
             }
             Op::Published(true) => Input::Published(Ok("job".into())),
             Op::Published(false) => Input::Published(Err("full".into())),
@@ -147,7 +150,7 @@ impl World {
             };
             assert_eq!(attempt.key, expected, "rounds and attempts have no gaps");
             assert_eq!(attempt.model_in, model, "each round starts from the model of the one before");
-            if let Stage::Done { model_out } = &attempt.stage {
+            if let Stage::Done { model_out, .. } = &attempt.stage {
                 assert_eq!(*model_out, blob(&format!("model of {}", attempt.key)));
                 model = *model_out;
                 rounds += 1;
@@ -238,7 +241,7 @@ fn faithful(every: usize) -> Vec<(RoundKey, BlobRef, Vec<BlobRef>)> {
         let input = match (bench.job.round(), bench.job.record().model) {
             (Some(round), _) if *round.stage() == Stage::Publishing => {
                 let sum: Vec<String> = round.counted().map(|(_, c)| c.payload.digest.short()).collect();
-                Input::Computed(round.key().clone(), Ok(blob(&sum.join("+"))))
+                Input::Computed(round.key().clone(), Ok(made(&sum.join("+"))))
             }
             (Some(round), _) => {
                 let from = NODES[turn % 3];
@@ -267,7 +270,7 @@ fn published(attempts: &[RoundRecord]) -> Vec<(RoundKey, BlobRef, Vec<BlobRef>)>
     attempts
         .iter()
         .map(|r| {
-            let Stage::Done { model_out } = &r.stage else { panic!("{:?} in a job of faithful nodes", r.stage) };
+            let Stage::Done { model_out, .. } = &r.stage else { panic!("{:?} in a job of faithful nodes", r.stage) };
             (r.key.clone(), *model_out, counted(r))
         })
         .collect()
