@@ -64,7 +64,8 @@ pub struct LocalTraining {
     pub proximal_mu: f64,
 }
 
-/// What a strategy asks of a node beside training on its rows.
+/// What a strategy asks of a node beside training on its rows. A demand that a later version adds is a new kind here, never
+/// a new field elsewhere: a node that does not know it reads [`Self::Unknown`] and declines.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum LocalRule {
@@ -82,10 +83,13 @@ pub enum LocalRule {
         /// Strength of the pull, > 0.
         lambda: f64,
     },
+    /// A kind that this version does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// The coordinator's word that an update counted in a published round: what a node kept for it is valid from then on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Receipt {
     /// The attempt the update was made for.
     pub key: RoundKey,
@@ -254,6 +258,9 @@ pub enum Down {
         job: JobId,
         /// Its final status.
         status: String,
+        /// The newest update of this very node that counted in a published round of this job.
+        #[serde(default)]
+        receipt: Option<Receipt>,
     },
     /// A model of the catalogue that a worker may fetch ahead.
     ModelReady {

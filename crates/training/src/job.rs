@@ -399,7 +399,11 @@ impl Job {
             Life::Created | Life::Running | Life::Completed { .. } | Life::Cancelled => None,
         };
         for candidate in self.candidates.values() {
-            let ended = Down::JobEnded { job: self.record.spec.job_id.clone(), status: status.as_str().into() };
+            let ended = Down::JobEnded {
+                job: self.record.spec.job_id.clone(),
+                status: status.as_str().into(),
+                receipt: self.record.receipts.get(&candidate.peer.name).cloned(),
+            };
             step.effects.push(Effect::Send(candidate.peer.clone(), ended));
         }
         step.effects.push(Effect::Event(EventKind::Status { status, reason }));

@@ -48,7 +48,7 @@ async fn a_node_that_does_not_read_fills_its_own_queue_only() {
         }
     };
     soon(connected).await;
-    let large = Arc::new(Down::JobEnded { job: "j".parse().unwrap(), status: "x".repeat(100_000) });
+    let large = Arc::new(Down::JobEnded { job: "j".parse().unwrap(), status: "x".repeat(100_000), receipt: None });
     let filled = async {
         while village.streams.send(&deaf.id, large.clone()) != Sent::Full {
             tokio::task::yield_now().await;
@@ -115,7 +115,7 @@ async fn a_revoked_node_that_does_not_read_is_cut_all_the_same() {
     let mut node = Node::start(enrolment, identity, village.clock());
     node.welcomed().await;
     middleman.swallow(1);
-    let large = Arc::new(Down::JobEnded { job: "j".parse().unwrap(), status: "x".repeat(100_000) });
+    let large = Arc::new(Down::JobEnded { job: "j".parse().unwrap(), status: "x".repeat(100_000), receipt: None });
     let filled = async {
         while village.streams.send(&node.id, large.clone()) != Sent::Full {
             tokio::task::yield_now().await;

@@ -294,7 +294,7 @@ pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
 }
 
 pub(crate) fn ended(job: &str) -> Down {
-    Down::JobEnded { job: job.parse().unwrap(), status: "completed".to_owned() }
+    Down::JobEnded { job: job.parse().unwrap(), status: "completed".to_owned(), receipt: None }
 }
 
 /// A network between a node and its gateway that counts what goes up, and can swallow everything without closing.
