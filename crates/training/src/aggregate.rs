@@ -119,9 +119,10 @@ async fn sum_block(
         #[expect(clippy::cast_precision_loss, reason = "rounded once, the same way everywhere")]
         let direction: Vec<f64> = sum.sum.iter().map(|s| *s as f64 / divisor * segment.grid.step()).collect();
         let block = &mut weights[from..from + segment.len];
-        plan.strategy
-            .rule()
-            .apply(facts, &mut Block { weights: block, direction: &direction, second: &[], state: &mut [] });
+        plan.strategy.rule().apply(
+            facts,
+            &mut Block { weights: block, direction: &direction, second: &[], state: &mut [], grid: segment.grid },
+        );
     }
     Ok(())
 }

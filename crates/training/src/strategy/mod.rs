@@ -16,6 +16,7 @@ pub mod settings;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use aivillage_base::fixed::Grid;
 use aivillage_base::suggest;
 use aivillage_base::wire::LocalTraining;
 
@@ -159,6 +160,8 @@ pub struct Block<'a, 'b> {
     pub second: &'a [f64],
     /// Server state, one block a slot in the order of [`Rule::slots`]: before, then after. Zero in the first round.
     pub state: &'a mut [&'b mut [f32]],
+    /// Grid of the block's coordinates; they belong to one tensor.
+    pub grid: Grid,
 }
 
 impl Block<'_, '_> {
