@@ -10,6 +10,7 @@ mod bench;
 mod commands;
 mod folder;
 mod measure;
+mod state;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub use bench::BenchTrainer;
 pub use commands::{JoinOptions, join, leave};
 pub use folder::{FileLog, NodeFolder};
 pub use measure::report;
+pub use state::FolderState;
 
 /// Messages that wait for this node; more are dropped at the gateway, and sent again where they matter.
 const MESSAGES: usize = 64;
@@ -156,7 +158,9 @@ pub fn link(folder: &NodeFolder, enrolment: Enrolment, clock: &Arc<dyn Clock>) -
 pub async fn run(options: NodeOptions, enrolment: Enrolment, cancel: CancellationToken) -> Result<(), CliError> {
     let clock = Arc::clone(&options.clock);
     let crash = options.crash.clone().map(CrashPoint::new);
-    let log = options.folder.log(&enrolment.link, Arc::clone(&clock), crash)?;
+    let log = options.folder.log(&enrolment.link, Arc::clone(&clock), crash.clone())?;
+    let state = FolderState::open(options.folder.path(), &*clock, crash)
+        .map_err(|e| CliError::new(ExitCode::Failed, e).hint("mend the permissions of the node's folder"))?;
     let name = enrolment.name.clone();
     let client = link(&options.folder, enrolment, &clock)?;
     let cache = options.folder.cache();
@@ -178,6 +182,7 @@ pub async fn run(options: NodeOptions, enrolment: Enrolment, cancel: Cancellatio
             name,
             policy: abilities.config.policy.clone(),
             log: log.clone(),
+            state: Arc::new(state),
         },
         cancel.clone(),
     );

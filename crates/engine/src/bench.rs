@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::data::{Batch, Dataset};
 use crate::initial::initial_values;
 use crate::network::Network;
+use crate::pull::Pull;
 use crate::sgd::Sgd;
 use crate::train::step;
 
@@ -63,7 +64,7 @@ pub fn bench_train(recipe: &Recipe, slice_ms: u64, slices: usize, clock: &dyn Cl
             // An eighth of the rows between two looks at the clock keeps a slice of a slow machine short.
             for chunk in order[..ROWS / 8].chunks(BATCH as usize) {
                 batch.gather(&data, chunk);
-                step(&network, &mut values, &mut gradient, &batch, &mut work, &mut optimiser);
+                step(&network, &mut values, &mut gradient, &batch, &mut work, &mut optimiser, Pull::default());
                 rows += chunk.len();
             }
             let elapsed = clock.now().monotonic_ms.saturating_sub(started);

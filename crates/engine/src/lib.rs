@@ -32,13 +32,14 @@ mod layers;
 mod loss;
 mod network;
 mod predict;
+mod pull;
 mod sgd;
 
 pub use bench::{TrainSpeed, bench_recipes, bench_train};
 pub use eval::{Evaluation, evaluate};
 pub use initial::initial_values;
 pub use node::{Engine, NodeTrainer};
-pub use train::{LocalJob, local};
+pub use train::{Extras, LocalJob, local, local_with};
 
 #[cfg(test)]
 mod tests;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use aivillage_base::Architecture;
 use aivillage_base::time::Clock;
-use aivillage_base::wire::{DataRequirements, DataSummary, Invitation};
+use aivillage_base::wire::{DataRequirements, DataSummary, Invitation, LocalRule};
 use aivillage_inference::predictor::{LoadedModel, PredictError, Predictor};
-use aivillage_training::trainer::{Initialiser, LocalOutcome, TrainError, Trainer};
+use aivillage_training::trainer::{Initialiser, LocalOutcome, LocalTerms, TrainError, Trainer};
 
 use crate::data::Dataset;
 use crate::initial::initial_values;
 use crate::predict;
-use crate::train::{LocalJob, local};
+use crate::train::{Extras, LocalJob, local_with};
 
 /// The engine without data: initial values for coordinators, predictions for workers.
 #[derive(Debug, Clone, Copy, Default)]
@@ -91,7 +91,19 @@ impl Trainer for NodeTrainer {
         self.datasets.iter().map(Dataset::summary).collect()
     }
 
-    fn train(&self, invitation: &Invitation, node: &str, values: &[f32]) -> Result<LocalOutcome, TrainError> {
+    fn train(
+        &self,
+        invitation: &Invitation,
+        node: &str,
+        values: Vec<f32>,
+        terms: LocalTerms<'_>,
+    ) -> Result<LocalOutcome, TrainError> {
+        let personal_lambda = match invitation.local {
+            LocalRule::Ditto { lambda } => Some(lambda),
+            // What SCAFFOLD asks of training is in the terms.
+            LocalRule::Plain | LocalRule::Scaffold { .. } => None,
+            LocalRule::Unknown => return Err(TrainError::Model("the strategy asks for something unknown".into())),
+        };
         let data = self.choose(&invitation.data, &invitation.architecture)?;
         let job = LocalJob {
             architecture: &invitation.architecture,
@@ -100,6 +112,7 @@ impl Trainer for NodeTrainer {
             round: invitation.key.round,
             node,
         };
-        local(job, values, data, self.clock.as_ref())
+        let extras = Extras { terms, personal_lambda, initial_loss: invitation.initial_loss };
+        local_with(job, values, &extras, data, self.clock.as_ref())
     }
 }

@@ -1,15 +1,16 @@
 //! A simulated node: the real decisions and the real preparation of an update, on simulated time.
 //!
 //! Follows `training::participant`: a newer invitation replaces an older one, a repeated one is answered again, an update
-//! is sent until there is a receipt or a refusal. A node that dies forgets everything.
+//! is sent until there is a receipt or a refusal. A node that dies forgets everything but the state it kept of its jobs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aivillage_base::wire::{Down, Invitation, Peer, PredictOutcome, PredictTask, RoundKey, Up, UpdateReply};
+use aivillage_base::wire::{Down, Invitation, LocalRule, Peer, PredictOutcome, PredictTask, RoundKey, Up, UpdateReply};
 use aivillage_base::{JobId, bundle};
 use aivillage_training::Trainer;
-use aivillage_training::participant::{NodePolicy, Prepared, prepare};
+use aivillage_training::participant::state::{end, settle};
+use aivillage_training::participant::{MemoryState, NodePolicy, NodeState as _, Prepared, Received, prepare};
 use bytes::Bytes;
 
 use crate::events::{AtNode, Question, Reply, Wire};
@@ -31,6 +32,8 @@ struct Work {
     process: usize,
     deadline_ms: u64,
     model: Option<Bytes>,
+    /// The server's control variate, where the strategy has one.
+    control: Option<Bytes>,
     prepared: Option<Prepared>,
 }
 
@@ -48,6 +51,8 @@ pub(crate) struct Node {
     pub(crate) peer: Peer,
     pub(crate) policy: NodePolicy,
     pub(crate) trainer: Arc<dyn Trainer>,
+    /// Its disk: what it keeps when it dies.
+    state: MemoryState,
     pub(crate) up: bool,
     pub(crate) life: u64,
     /// The open stream to each process.
@@ -69,6 +74,7 @@ impl Node {
             peer,
             policy,
             trainer,
+            state: MemoryState::default(),
             up: false,
             life: 0,
             streams: vec![None; processes],
@@ -100,7 +106,10 @@ impl Node {
                     self.drop_work(&key.job);
                 }
             }
-            Down::JobEnded { job, .. } => self.drop_work(job),
+            Down::JobEnded { job, receipt, .. } => {
+                self.drop_work(job);
+                end(&self.state, job, receipt.as_ref()).map_err(|e| Breach { invariant: "node state", detail: e })?;
+            }
             Down::Predict(task) => {
                 let (node, life) = (self.index, self.life);
                 world.soon(5, 150, AtNode::Predicted { node, life, process, task: task.clone() });
@@ -136,6 +145,7 @@ impl Node {
             process,
             deadline_ms: world.now() + invitation.deadline_ms,
             model: None,
+            control: None,
             prepared: None,
         };
         self.work.insert(key.job.clone(), work);
@@ -184,7 +194,16 @@ impl Node {
             Reply::Blob(bytes) => {
                 self.calls.remove(&id);
                 if let Some(work) = self.work.get_mut(&key.job) {
-                    work.model = Some(bytes);
+                    if work.model.is_none() {
+                        work.model = Some(bytes);
+                        if let LocalRule::Scaffold { control: Some(control) } = &work.invitation.local {
+                            let question = Question::Fetch(*control);
+                            self.call(world, key, question);
+                            return Ok(());
+                        }
+                    } else {
+                        work.control = Some(bytes);
+                    }
                     world.soon(30, 900, AtNode::Trained { node: self.index, life: self.life, key });
                 }
             }
@@ -213,7 +232,16 @@ impl Node {
     pub(crate) fn trained(&mut self, world: &mut World, key: &RoundKey) {
         let Some(work) = self.work.get_mut(&key.job).filter(|w| w.invitation.key == *key) else { return };
         let (Some(model), None) = (&work.model, &work.prepared) else { return };
-        match prepare(&*self.trainer, &self.peer.name, &work.invitation, model) {
+        // One step of simulated time: a real node that dies inside of it finds the state kept, or trains again.
+        let made = settle(&self.state, &work.invitation).and_then(|state| {
+            let received = Received { model, control: work.control.as_deref(), state: &state };
+            let made = prepare(&*self.trainer, &self.peer.name, &self.policy, &work.invitation, received)?;
+            if !made.state.is_empty() {
+                self.state.put(&made.mark(), &work.invitation.architecture, &made.state)?;
+            }
+            Ok(made)
+        });
+        match made {
             Ok(prepared) => {
                 work.prepared = Some(prepared.clone());
                 world.witness.payload(&prepared.payload);

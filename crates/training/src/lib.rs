@@ -49,4 +49,4 @@ pub use config::{Selection, TrainingConfig};
 pub use error::{Fault, TrainingError};
 pub use handle::{Deps, Training};
 pub use spec::{CatalogueModel, JobRequest, JobSpec, ModelChoice, StrategyChoice};
-pub use trainer::{Initialiser, LocalOutcome, TrainError, Trainer};
+pub use trainer::{Initialiser, LocalOutcome, LocalTerms, PersonalModel, TrainError, Trainer};

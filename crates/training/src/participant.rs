@@ -1,93 +1,45 @@
 //! The node's half of a round: policy, training, quantising, sending until there is a receipt.
 //!
 //! ```text
-//! Invite -> judge (pure) -> answer -> fetch model -> train -> quantise -> log -> send -> accepted | refused
+//! Invite -> judge (pure) -> answer -> fetch -> settle state -> train -> quantise -> keep state -> log -> send -> accepted | refused
 //!              \-> declined
 //! ```
 //! One attempt a job at a time; a newer invitation replaces an older one, a repeated one is answered again. What is sent is
-//! logged before it is sent. Because training is a function of invitation, name and data, a node that was killed computes
-//! the same bits again, so nothing of an attempt needs to survive on the node.
+//! logged before it is sent. Training is a function of invitation, name, data and the [`state`] that the invitation names, so
+//! a node that was killed anywhere computes the same bits again.
+//!
+//! - [`policy`]: what the node allows; [`update`]: from received bytes to the update; [`state`]: what it keeps of a job.
+
+pub mod policy;
+pub mod state;
+pub mod update;
 
 use std::collections::HashMap;
-use std::fmt::Debug;
+use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use aivillage_base::arch::TensorSpec;
 use aivillage_base::ports::{Uplink, UplinkError};
 use aivillage_base::rng::os_bytes;
 use aivillage_base::wire::{
-    BlobRef, Declined, Down, Invitation, LocalMetrics, RoundKey, Up, UpdateHeader, UpdateReply,
+    BlobRef, Down, Invitation, LocalMetrics, LocalRule, Receipt, RoundKey, Up, UpdateHeader, UpdateReply,
 };
-use aivillage_base::{Digest, JobId, NodeName, bundle, fixed};
+use aivillage_base::{Digest, JobId, NodeName};
 
-use crate::trainer::{TrainError, Trainer};
+use crate::trainer::Trainer;
+
+pub use policy::NodePolicy;
+pub use state::{LocalState, MemoryState, NodeState};
+pub use update::{Prepared, Received, prepare};
 
 /// First pause after a failed try; doubles up to [`PAUSE_MAX`], with jitter.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-
-/// What this node allows, whatever a job says: `policy` of node.yaml.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct NodePolicy {
-    /// May the coordinator see this node's single update?
-    pub allow_plain_updates: bool,
-    /// Recipes it trains; None = all, empty = none.
-    pub allowed_recipes: Option<Vec<String>>,
-    /// Most rounds of a job it takes part in; None = any number.
-    pub max_rounds: Option<u32>,
-}
-
-impl Default for NodePolicy {
-    /// Everything that this version can do is allowed.
-    fn default() -> Self {
-        Self { allow_plain_updates: true, allowed_recipes: None, max_rounds: None }
-    }
-}
-
-impl NodePolicy {
-    /// Judges an invitation: pure, so that a preview says what a round would.
-    ///
-    /// # Errors
-    /// The first rule that refuses, in a fixed order.
-    pub fn judge(&self, invitation: &Invitation) -> Result<(), Declined> {
-        let refuse = |rule: &str, reason: String| Err(Declined { rule: rule.to_owned(), reason });
-        if let Some(technique) = invitation.privacy_techniques.first() {
-            return refuse(
-                "privacy_techniques",
-                format!("the round asks for `{technique}`, which this node's version does not build"),
-            );
-        }
-        if !self.allow_plain_updates {
-            return refuse(
-                "allow_plain_updates",
-                "the coordinator would see this node's update, and this node does not allow that".to_owned(),
-            );
-        }
-        if let Some(allowed) = &self.allowed_recipes
-            && !allowed.contains(&invitation.recipe)
-        {
-            let list = allowed.join(", ");
-            return refuse("allowed_recipes", format!("recipe `{}` is not among: {list}", invitation.recipe));
-        }
-        if let Some(max) = self.max_rounds
-            && invitation.total_rounds > max
-        {
-            return refuse(
-                "max_rounds",
-                format!("the job has {} rounds, at most {max} are allowed", invitation.total_rounds),
-            );
-        }
-        Ok(())
-    }
-}
 
 /// Something this node sends away.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,72 +88,8 @@ pub struct ParticipantDeps {
     pub policy: NodePolicy,
     /// What it sends.
     pub log: Arc<dyn SentLog>,
-}
-
-/// What a node would send, and everything the coordinator would learn from it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Prepared {
-    /// The front of the update.
-    pub header: UpdateHeader,
-    /// Its integers, little-endian i32 in layout order.
-    pub payload: Bytes,
-}
-
-/// Trains and quantises, without sending anything. Blocking.
-///
-/// # Errors
-/// A sentence that contains no data.
-pub fn prepare(
-    trainer: &dyn Trainer,
-    name: &NodeName,
-    invitation: &Invitation,
-    model: &[u8],
-) -> Result<Prepared, String> {
-    let (architecture, values) = bundle::read(model).map_err(|e| e.to_string())?;
-    if architecture != invitation.architecture {
-        return Err("the model's architecture is not the invitation's".to_owned());
-    }
-    let outcome = trainer.train(invitation, name.as_str(), &values).map_err(|e: TrainError| e.to_string())?;
-    let layout = architecture.layout().map_err(|e| e.to_string())?;
-    if outcome.values.len() != values.len() || invitation.grids.len() != layout.len() {
-        return Err("the trained model has another shape than the invitation's".to_owned());
-    }
-    let changes: Vec<f32> = outcome.values.iter().zip(&values).map(|(new, old)| new - old).collect();
-    let (integers, clipped) = quantise(&layout, invitation, &changes)?;
-    let payload = Bytes::from(fixed::to_bytes(&integers));
-    Ok(Prepared {
-        header: UpdateHeader {
-            clipped,
-            ..UpdateHeader::new(
-                invitation.key.clone(),
-                BlobRef { digest: Digest::of(&payload), bytes: payload.len() as u64 },
-                outcome.examples.clamp(1, invitation.max_examples),
-                finite(outcome.metrics),
-            )
-        },
-        payload,
-    })
-}
-
-/// JSON has no NaN; a measurement that is none is left out or zero.
-fn finite(metrics: LocalMetrics) -> LocalMetrics {
-    LocalMetrics {
-        loss: if metrics.loss.is_finite() { metrics.loss } else { f64::MAX },
-        accuracy: metrics.accuracy.filter(|a| a.is_finite()),
-        train_ms: metrics.train_ms,
-    }
-}
-
-fn quantise(layout: &[TensorSpec], invitation: &Invitation, changes: &[f32]) -> Result<(Vec<i32>, u64), String> {
-    let mut integers = Vec::with_capacity(changes.len());
-    let mut clipped = 0;
-    let mut at = 0;
-    for (tensor, grid) in layout.iter().zip(&invitation.grids) {
-        let part = &changes[at..at + tensor.len()];
-        clipped += grid.quantise(part, &mut integers).map_err(|e| format!("tensor {}: {e}", tensor.name))?;
-        at += tensor.len();
-    }
-    Ok((integers, clipped))
+    /// What it keeps of jobs from round to round.
+    pub state: Arc<dyn NodeState>,
 }
 
 #[derive(Debug)]
@@ -232,7 +120,7 @@ impl Participant {
         match message {
             Down::Invite(invitation) => self.invited((**invitation).clone()),
             Down::RoundClosed { key, .. } => self.drop_if(&key.job, |active| active.key == *key),
-            Down::JobEnded { job, .. } => self.drop_if(job, |_| true),
+            Down::JobEnded { job, receipt, .. } => self.ended(job.clone(), receipt.clone()),
             Down::Welcome { .. }
             | Down::Heartbeat
             | Down::ModelReady { .. }
@@ -255,6 +143,25 @@ impl Participant {
         }
     }
 
+    /// Nothing more of the job will be asked: its work stops, its personal model is made ready, its states go.
+    fn ended(&self, job: JobId, receipt: Option<Receipt>) {
+        self.drop_if(&job, |_| true);
+        let this = self.clone();
+        tokio::spawn(async move {
+            // A training that still runs may keep a state: first it has to end.
+            let Ok(permit) = this.permit().await else { return };
+            let store = Arc::clone(&this.deps.state);
+            let work = move || {
+                let _permit = permit;
+                if let Err(error) = state::end(&*store, &job, receipt.as_ref()) {
+                    tracing::warn!(%job, error, "what this node kept of the job cannot be put away");
+                }
+            };
+            // A panic in there has been reported, and nobody waits for the outcome.
+            let _joined = tokio::task::spawn_blocking(work).await;
+        });
+    }
+
     fn invited(&self, invitation: Invitation) {
         let key = invitation.key.clone();
         let cancel = self.stop.child_token();
@@ -264,6 +171,9 @@ impl Participant {
                 drop(active);
                 self.answer_again(key);
                 return;
+            }
+            if active.get(&key.job).is_some_and(|a| a.key > key) {
+                return; // It was overtaken on its way.
             }
             let next = Active { key: key.clone(), cancel: cancel.clone() };
             if let Some(older) = active.insert(key.job.clone(), next) {
@@ -275,7 +185,7 @@ impl Participant {
             let deadline = Duration::from_millis(invitation.deadline_ms);
             tokio::select! {
                 () = cancel.cancelled() => tracing::debug!(%key, "no longer wanted"),
-                done = tokio::time::timeout(deadline, this.take_part(invitation)) => {
+                done = tokio::time::timeout(deadline, this.take_part(invitation, &cancel)) => {
                     if done.is_err() {
                         tracing::warn!(%key, "the deadline has passed");
                     }
@@ -302,7 +212,7 @@ impl Participant {
         });
     }
 
-    async fn take_part(&self, invitation: Invitation) {
+    async fn take_part(&self, invitation: Invitation, cancel: &CancellationToken) {
         let key = invitation.key.clone();
         if let Err(declined) = self.deps.policy.judge(&invitation) {
             tracing::info!(%key, rule = declined.rule, reason = declined.reason, "declined by this node's policy");
@@ -315,9 +225,9 @@ impl Participant {
         }
         let yes = Up::Answer { key: key.clone(), declined: None };
         // The answer only tells the coordinator to wait; the update itself says yes as well.
-        let (_, model) = tokio::join!(self.deps.uplink.send(&yes), self.fetch(&invitation.model));
-        let prepared = match model {
-            Ok(model) => self.train(invitation, model).await,
+        let (_, fetched) = tokio::join!(self.deps.uplink.send(&yes), self.fetch_all(&invitation));
+        let prepared = match fetched {
+            Ok((model, control)) => self.train(invitation, model, control, cancel.clone()).await,
             Err(reason) => Err(reason),
         };
         match prepared {
@@ -330,11 +240,52 @@ impl Participant {
         }
     }
 
-    async fn train(&self, invitation: Invitation, model: Bytes) -> Result<Prepared, String> {
-        let _permit = self.compute.acquire().await.map_err(|_| "the node is stopping".to_owned())?;
-        let (trainer, name) = (Arc::clone(&self.deps.trainer), self.deps.name.clone());
-        let work = move || prepare(&*trainer, &name, &invitation, &model);
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, String> {
+        Arc::clone(&self.compute).acquire_owned().await.map_err(|_| "the node is stopping".to_owned())
+    }
+
+    /// Trains, and keeps the state that belongs to the update, so that it is durable before the update leaves.
+    async fn train(
+        &self,
+        invitation: Invitation,
+        model: Bytes,
+        control: Option<Bytes>,
+        cancel: CancellationToken,
+    ) -> Result<Prepared, String> {
+        let (permit, deps) = (self.permit().await?, self.deps.clone());
+        let work = move || {
+            // Moved in: this thread goes on when the attempt is cancelled, and must not be joined by another training.
+            let _permit = permit;
+            let needed = LocalState::needed(&invitation);
+            let state = if needed { state::settle(&*deps.state, &invitation)? } else { LocalState::default() };
+            let received = Received { model: &model, control: control.as_deref(), state: &state };
+            let prepared = prepare(&*deps.trainer, &deps.name, &deps.policy, &invitation, received)?;
+            if let Some(LocalMetrics { loss, accuracy, .. }) = prepared.personal {
+                tracing::info!(key = %invitation.key, loss, accuracy, "personal model trained; accuracy is that before");
+            }
+            if cancel.is_cancelled() {
+                return Err("no longer wanted".to_owned());
+            }
+            if !prepared.state.is_empty() {
+                deps.state.put(&prepared.mark(), &invitation.architecture, &prepared.state)?;
+            }
+            Ok(prepared)
+        };
         tokio::task::spawn_blocking(work).await.map_err(|e| format!("training stopped: {e}"))?
+    }
+
+    /// The model, and the control variate where the strategy has one.
+    async fn fetch_all(&self, invitation: &Invitation) -> Result<(Bytes, Option<Bytes>), String> {
+        let control = match &invitation.local {
+            LocalRule::Scaffold { control } => control.as_ref(),
+            LocalRule::Plain | LocalRule::Ditto { .. } | LocalRule::Unknown => None,
+        };
+        let model = self.fetch(&invitation.model).await?;
+        let control = match control {
+            Some(blob) => Some(self.fetch(blob).await?),
+            None => None,
+        };
+        Ok((model, control))
     }
 
     async fn fetch(&self, model: &BlobRef) -> Result<Bytes, String> {
@@ -342,7 +293,9 @@ impl Participant {
         loop {
             match self.deps.uplink.fetch(model).await {
                 Ok(bytes) => return Ok(bytes),
-                Err(UplinkError::Refused(reason)) => return Err(format!("the model cannot be fetched: {reason}")),
+                Err(UplinkError::Refused(reason)) => {
+                    return Err(format!("what the round starts from cannot be fetched: {reason}"));
+                }
                 Err(UplinkError::Unreachable(_)) => pause.wait(None).await,
                 Err(UplinkError::Busy { after_ms }) => pause.wait(Some(after_ms)).await,
             }
@@ -375,14 +328,14 @@ impl Participant {
 
     /// Sends an update until there is a receipt or a refusal.
     async fn deliver(&self, prepared: Prepared) {
-        let Prepared { header, payload } = prepared;
+        let Prepared { header, payload, .. } = prepared;
         let key = &header.key;
         let entry = SentEntry {
             kind: "update",
             key: key.clone(),
             bytes: header.payload.bytes,
             digest: Some(header.payload.digest),
-            note: format!("weight {}", header.weight),
+            note: sent_note(&header),
         };
         if !self.logged(entry) {
             return;
@@ -412,6 +365,18 @@ impl Participant {
             }
         }
     }
+}
+
+/// What an update says beside its integers.
+fn sent_note(header: &UpdateHeader) -> String {
+    let mut note = format!("weight {}, steps {}", header.weight, header.steps);
+    if let Some(loss) = header.initial_loss {
+        let _infallible = write!(note, ", initial loss {loss}");
+    }
+    if header.retain {
+        note.push_str(", may be kept after its round");
+    }
+    note
 }
 
 /// Growing pauses with jitter, so that nodes cut off together do not come back together.

@@ -143,9 +143,7 @@ impl JobSpec {
     /// Names of the tensors of this model that stay on the nodes, in layout order.
     #[must_use]
     pub fn personal(&self, architecture: &Architecture) -> Vec<String> {
-        let stays = |name: &str| self.personal_tensors.iter().any(|pattern| matches(pattern, name));
-        let layout = architecture.layout().unwrap_or_default();
-        layout.into_iter().map(|t| t.name).filter(|name| stays(name)).collect()
+        personal(&self.personal_tensors, architecture)
     }
 
     /// Name of the recipe, for policies and statuses.
@@ -156,6 +154,14 @@ impl JobSpec {
             Start::Model(model) => model.id.as_str(),
         }
     }
+}
+
+/// Names of the tensors that `patterns` keep on the nodes, in layout order.
+#[must_use]
+pub fn personal(patterns: &[String], architecture: &Architecture) -> Vec<String> {
+    let stays = |name: &str| patterns.iter().any(|pattern| matches(pattern, name));
+    let layout = architecture.layout().unwrap_or_default();
+    layout.into_iter().map(|t| t.name).filter(|name| stays(name)).collect()
 }
 
 /// Is `name` meant by `pattern`? `*` at the pattern's end stands for any rest.
@@ -311,21 +317,26 @@ fn check_job_type(job_type: &str, faults: &mut Faults) {
     }
 }
 
+/// The strategy that was asked for, or else the operator's.
 fn resolve_strategy(choice: Option<&StrategyChoice>, config: &TrainingConfig, faults: &mut Faults) -> Chosen {
     let none = Map::new();
-    let (name, settings, named_by) = match choice {
-        Some(choice) => (choice.name.as_str(), &choice.config, ""),
-        None => (config.default_strategy.as_str(), &none, "training.aggregation.default_strategy: "),
+    let found = match choice {
+        Some(choice) => strategy::named(&choice.name, &choice.config),
+        None => strategy::named(&config.default_strategy, &none).and_then(|chosen| {
+            let enough = !config.byzantine_tolerance || chosen.strategy.rule().robust();
+            if enough { Ok(chosen) } else { strategy::named(strategy::ROBUST_DEFAULT, &none) }
+        }),
     };
-    match strategy::named(name, settings) {
+    let (pointer, named_by) = match choice {
+        Some(_) => ("/strategy/name", ""),
+        None => ("/strategy", "training.aggregation.default_strategy: "),
+    };
+    match found {
         Ok(chosen) => return chosen,
-        Err(StrategyFault::Name(detail)) => {
-            let pointer = if choice.is_some() { "/strategy/name" } else { "/strategy" };
-            faults.invalid(pointer, &format!("{named_by}{detail}"));
-        }
+        Err(StrategyFault::Name(detail)) => faults.invalid(pointer, &format!("{named_by}{detail}")),
         Err(StrategyFault::Settings(found)) => {
             for fault in found {
-                faults.invalid(&format!("/strategy/config/{}", fault.key), &fault.detail);
+                faults.invalid(&format!("/strategy/config/{}", fault.key), &format!("{named_by}{}", fault.detail));
             }
         }
     }

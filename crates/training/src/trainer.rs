@@ -1,6 +1,6 @@
 //! What training needs from a tensor library, as traits; `engine` implements them.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 
 use aivillage_base::Architecture;
 use aivillage_base::wire::{DataSummary, Invitation, LocalMetrics};
@@ -31,6 +31,36 @@ pub trait Initialiser: Send + Sync + Debug {
     fn initial_values(&self, architecture: &Architecture, seed: u64) -> Vec<f32>;
 }
 
+/// What a strategy brings into local training beside the recipe; vectors in layout order, empty = none.
+#[derive(Clone, Copy, Default)]
+pub struct LocalTerms<'a> {
+    /// Added to every gradient: SCAFFOLD's `c - c_i`.
+    pub correction: &'a [f32],
+    /// Ditto's personal model as it was; none = it starts as the received model.
+    pub personal: &'a [f32],
+}
+
+impl Debug for LocalTerms<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LocalTerms({} and {} values)", self.correction.len(), self.personal.len())
+    }
+}
+
+/// A model that stays on the node.
+#[derive(Clone, PartialEq)]
+pub struct PersonalModel {
+    /// Values in layout order.
+    pub values: Vec<f32>,
+    /// Mean loss over its last epoch, and the share of the node's rows that it classified right before this training.
+    pub metrics: LocalMetrics,
+}
+
+impl Debug for PersonalModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PersonalModel({} values, {:?})", self.values.len(), self.metrics)
+    }
+}
+
 /// What came out of training on a node's own data.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LocalOutcome {
@@ -38,15 +68,32 @@ pub struct LocalOutcome {
     pub values: Vec<f32>,
     /// Rows trained on, at least 1.
     pub examples: u32,
+    /// Optimiser steps, at least 1.
+    pub steps: u32,
+    /// Mean loss of the values that training started from, if the invitation asked for it.
+    pub initial_loss: Option<f64>,
+    /// The personal model, if the invitation asked for one.
+    pub personal: Option<PersonalModel>,
     /// What was measured.
     pub metrics: LocalMetrics,
+}
+
+impl LocalOutcome {
+    /// The outcome of training that no strategy asked anything of.
+    #[must_use]
+    pub fn plain(values: Vec<f32>, examples: u32, steps: u32, metrics: LocalMetrics) -> Self {
+        Self { values, examples, steps, initial_loss: None, personal: None, metrics }
+    }
 }
 
 /// Trains on the data of one node.
 ///
 /// # Behavior
 /// - Blocking: called on a blocking thread.
-/// - The same invitation, node name, values and data give the same bits on every run and thread count.
+/// - The same invitation, node name, values, terms and data give the same bits on every run and thread count.
+/// - `invitation.training.proximal_mu`, `invitation.initial_loss` and [`LocalRule::Ditto`] are met, or refused.
+///
+/// [`LocalRule::Ditto`]: aivillage_base::wire::LocalRule::Ditto
 pub trait Trainer: Send + Sync + Debug {
     /// What the node has, by shape.
     fn data(&self) -> Vec<DataSummary>;
@@ -55,5 +102,11 @@ pub trait Trainer: Send + Sync + Debug {
     ///
     /// # Errors
     /// [`TrainError`]
-    fn train(&self, invitation: &Invitation, node: &str, values: &[f32]) -> Result<LocalOutcome, TrainError>;
+    fn train(
+        &self,
+        invitation: &Invitation,
+        node: &str,
+        values: Vec<f32>,
+        terms: LocalTerms<'_>,
+    ) -> Result<LocalOutcome, TrainError>;
 }

@@ -3,7 +3,7 @@
 use aivillage_base::Task;
 use aivillage_base::rng::SeededRng;
 use aivillage_base::wire::{DataSummary, Invitation, LocalMetrics};
-use aivillage_training::trainer::{LocalOutcome, TrainError, Trainer};
+use aivillage_training::trainer::{LocalOutcome, LocalTerms, TrainError, Trainer};
 
 /// A trainer whose change of the model is a small number drawn from seed, round and name.
 #[derive(Debug)]
@@ -26,12 +26,18 @@ impl Trainer for BenchTrainer {
         vec![DataSummary { name: "bench".into(), rows: 1, input, task: Task::Regression }]
     }
 
-    fn train(&self, invitation: &Invitation, node: &str, values: &[f32]) -> Result<LocalOutcome, TrainError> {
+    fn train(
+        &self,
+        invitation: &Invitation,
+        node: &str,
+        mut values: Vec<f32>,
+        _: LocalTerms<'_>,
+    ) -> Result<LocalOutcome, TrainError> {
         let round = invitation.key.round.to_le_bytes();
         let mut rng = SeededRng::new("bench update", invitation.seed, &[&round, node.as_bytes()]);
         #[expect(clippy::cast_possible_truncation, reason = "a value in [0, 1)")]
         let change = rng.unit() as f32;
-        let values = values.iter().map(|v| v + change).collect();
-        Ok(LocalOutcome { values, examples: 1, metrics: LocalMetrics::default() })
+        values.iter_mut().for_each(|v| *v += change);
+        Ok(LocalOutcome::plain(values, 1, 1, LocalMetrics::default()))
     }
 }

@@ -4,6 +4,7 @@
 //! DIR/node.yaml       data, policy, kinds (optional)     DIR/identity.key    Ed25519 key, mode 0600
 //! DIR/enrolment.json  gateway, its CA, certificate       DIR/sent.log        one JSON line a thing sent
 //! DIR/cache/          models by their digest           DIR/lock         held (flock) by the process that runs it
+//! DIR/state/          what it keeps of running jobs    DIR/models/      personal models ([`super::FolderState`])
 //! ```
 
 use std::fs::{File, OpenOptions};

@@ -9,7 +9,7 @@ use aivillage_base::{Digest, bundle};
 use aivillage_engine::data::{Bundled, Dataset, bundled, split};
 use aivillage_engine::{Engine, LocalJob, NodeTrainer, bench_recipes, bench_train, evaluate, initial_values, local};
 use aivillage_inference::predictor::{PredictError, Predictor};
-use aivillage_training::trainer::{Initialiser, LocalOutcome, TrainError, Trainer};
+use aivillage_training::trainer::{Initialiser, LocalOutcome, LocalTerms, TrainError, Trainer};
 
 /// A clock that moves by 7 ms at each reading.
 #[derive(Debug, Default)]
@@ -163,7 +163,7 @@ fn a_node_trains_on_the_first_data_that_fits_and_says_why_none_does() {
     let trainer = NodeTrainer::new(sets, Arc::new(Ticks::default()));
     assert_eq!(trainer.data().iter().map(|d| d.rows).collect::<Vec<_>>(), [569, 1797]);
     let values = Engine.initial_values(&digits_mlp(), 1);
-    let train = |needs: DataRequirements, node: &str| trainer.train(&invitation(needs), node, &values);
+    let train = |needs: DataRequirements, node: &str| trainer.train(&invitation(needs), node, values.clone(), LocalTerms::default());
     let any = train(DataRequirements::default(), "a").unwrap();
     assert_eq!(any.examples, 1797);
     let job = LocalJob { architecture: &digits_mlp(), training: &recipe(), seed: 1, round: 1, node: "a" };
@@ -181,7 +181,7 @@ fn a_node_trains_on_the_first_data_that_fits_and_says_why_none_does() {
         }
     }
     let empty = NodeTrainer::new(Vec::new(), Arc::new(Ticks::default()));
-    let none = empty.train(&invitation(DataRequirements::default()), "a", &values).unwrap_err();
+    let none = empty.train(&invitation(DataRequirements::default()), "a", values.clone(), LocalTerms::default()).unwrap_err();
     assert_eq!(none.to_string(), "no data set of this node fits the job: it has none");
 }
 

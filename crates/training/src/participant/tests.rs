@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use aivillage_base::fixed::Grid;
 use aivillage_base::ports::Uplink;
-use aivillage_base::wire::{DataRequirements, DataSummary, LocalRule, LocalTraining};
-use aivillage_base::{Recipe, Task};
+use aivillage_base::wire::{DataRequirements, DataSummary, LocalMetrics, LocalRule, LocalTraining};
+use aivillage_base::{Recipe, Task, bundle};
 use async_trait::async_trait;
 
 use super::*;
-use crate::trainer::LocalOutcome;
+use crate::trainer::{LocalOutcome, LocalTerms, TrainError};
 
 /// A line to the coordinator that counts what goes over it.
 #[derive(Debug)]
@@ -65,8 +65,8 @@ impl Trainer for Idle {
         Vec::new()
     }
 
-    fn train(&self, _: &Invitation, _: &str, values: &[f32]) -> Result<LocalOutcome, TrainError> {
-        Ok(LocalOutcome { values: values.to_vec(), examples: 1, metrics: LocalMetrics::default() })
+    fn train(&self, _: &Invitation, _: &str, values: Vec<f32>, _: LocalTerms<'_>) -> Result<LocalOutcome, TrainError> {
+        Ok(LocalOutcome::plain(values, 1, 1, LocalMetrics::default()))
     }
 }
 
@@ -108,6 +108,7 @@ fn invited(policy: NodePolicy, full: bool) -> (Participant, Arc<Line>, Arc<Disk>
         name: NodeName::new("node").unwrap(),
         policy,
         log: disk.clone(),
+        state: Arc::<MemoryState>::default(),
     };
     (Participant::new(deps, CancellationToken::new()), line, disk, invitation)
 }

@@ -24,10 +24,10 @@ use aivillage_fog::Inventory;
 use aivillage_storage::{MemoryBlobs, MemoryRecords};
 use aivillage_training::handle::{Catalogue, FinishedModel};
 use aivillage_training::metrics::TrainingMetrics;
-use aivillage_training::participant::{NodePolicy, Participant, ParticipantDeps, SentEntry, SentLog};
+use aivillage_training::participant::{MemoryState, NodePolicy, Participant, ParticipantDeps, SentEntry, SentLog};
 use aivillage_training::view::{JobStatus, JobView};
 use aivillage_training::{
-    CatalogueModel, Deps, Initialiser, JobRequest, LocalOutcome, ModelChoice, TrainError, Trainer, Training,
+    CatalogueModel, Deps, Initialiser, JobRequest, LocalOutcome, LocalTerms, ModelChoice, TrainError, Trainer, Training,
     TrainingConfig,
 };
 
@@ -67,8 +67,13 @@ impl Trainer for Linear {
         vec![DataSummary { name: "rows".into(), rows, input: vec![self.features], task: Task::Regression }]
     }
 
-    fn train(&self, invitation: &Invitation, node: &str, values: &[f32]) -> Result<LocalOutcome, TrainError> {
-        let mut values = values.to_vec();
+    fn train(
+        &self,
+        invitation: &Invitation,
+        node: &str,
+        mut values: Vec<f32>,
+        _: LocalTerms<'_>,
+    ) -> Result<LocalOutcome, TrainError> {
         let mut rng = SeededRng::new("rows", 0, &[node.as_bytes()]);
         #[expect(clippy::cast_possible_truncation, reason = "rows and rates are f32")]
         let (mut number, rate) = (|| rng.unit() as f32 - 0.5, invitation.training.learning_rate as f32);
@@ -86,7 +91,7 @@ impl Trainer for Linear {
             }
         }
         let metrics = LocalMetrics { loss: loss / f64::from(self.rows), accuracy: None, train_ms: 1 };
-        Ok(LocalOutcome { values, examples: self.rows, metrics })
+        Ok(LocalOutcome::plain(values, self.rows, self.rows, metrics))
     }
 }
 
@@ -254,7 +259,7 @@ impl Village {
         let log = Arc::<Log>::default();
         self.logs.insert(peer.name.clone(), log.clone());
         let uplink = Arc::new(Wire { peer: peer.clone(), link: self.link.clone() });
-        let deps = ParticipantDeps { uplink, trainer, name: peer.name.clone(), policy, log };
+        let deps = ParticipantDeps { uplink, trainer, name: peer.name.clone(), policy, log, state: Arc::<MemoryState>::default() };
         let participant = Participant::new(deps, CancellationToken::new());
         self.link.nodes.lock().unwrap().insert(peer.id, (peer.clone(), participant));
         let training = self.link.training();

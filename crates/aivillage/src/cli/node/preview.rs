@@ -3,23 +3,26 @@
 //! Promise: policy, training and quantising are those of a round (`training::participant`), so what is shown is what
 //! would leave this machine, byte by byte; only the measured time differs. Nothing is sent but questions about the job.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use aivillage_base::fixed::Grid;
 use aivillage_base::time::{Clock, SystemClock};
 use aivillage_base::wire::{BlobRef, DataRequirements, Invitation, LocalRule, LocalTraining, RoundKey};
 use aivillage_base::{Digest, JobId, bundle};
-use aivillage_training::participant::{Prepared, prepare};
+use aivillage_training::participant::{LocalState, NodeState as _, Prepared, Received, prepare};
+use aivillage_training::spec;
+use aivillage_training::strategy::{self, Chosen, LocalDemands};
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::cli::args::PreviewArgs;
 use crate::cli::{out, segment};
 use crate::client::{Client, find};
 use crate::config::Environment;
 use crate::exit::{CliError, ExitCode};
-use crate::node::{self, NodeFolder, NodeOptions};
+use crate::node::{self, FolderState, NodeFolder, NodeOptions};
 
 /// What a job's document says of its rounds.
 #[derive(Debug, Deserialize)]
@@ -35,6 +38,9 @@ struct Job {
     #[serde(default)]
     dataset_requirements: DataRequirements,
     seed: u64,
+    strategy: String,
+    strategy_config: Map<String, Value>,
+    retain_updates: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,10 +70,11 @@ pub(super) async fn run(args: &PreviewArgs, environment: &Environment) -> Result
         if let Err(declined) = abilities.config.policy.judge(&invitation) {
             return Ok((invitation, Err(declined)));
         }
-        let prepared = prepare(&*abilities.trainer, &name, &invitation, &model);
-        let prepared =
-            prepared.map_err(|e| CliError::new(ExitCode::Failed, format!("this node cannot train the job: {e}")))?;
-        Ok((invitation, Ok(prepared)))
+        let cannot = |e: String| CliError::new(ExitCode::Failed, format!("this node cannot train the job: {e}"));
+        let state = kept(options.folder.path(), &invitation).map_err(cannot)?;
+        let received = Received { model: &model, control: None, state: &state };
+        let prepared = prepare(&*abilities.trainer, &name, &abilities.config.policy, &invitation, received);
+        Ok((invitation, Ok(prepared.map_err(cannot)?)))
     };
     let worked = tokio::task::spawn_blocking(work).await;
     let (invitation, outcome) =
@@ -79,6 +86,43 @@ pub(super) async fn run(args: &PreviewArgs, environment: &Environment) -> Result
             Err(CliError::new(ExitCode::Refused, message).hint("the rule stands in `policy` of node.yaml"))
         }
     }
+}
+
+/// What the node keeps of the job after the newest published round that it knows of: which of its updates counted, only the
+/// next invitation will say.
+fn kept(folder: &Path, invitation: &Invitation) -> Result<LocalState, String> {
+    if !LocalState::needed(invitation) {
+        return Ok(LocalState::default());
+    }
+    let store = FolderState::new(folder);
+    let marks = store.kept(&invitation.key.job)?;
+    let newest = marks.into_iter().filter(|m| m.key.round < invitation.key.round).max();
+    newest.map_or_else(|| Ok(LocalState::default()), |mark| store.read(&mark, &invitation.architecture))
+}
+
+/// What the strategy asks of the node, as far as the gateway publishes it.
+fn local_rule(job: &Job, demands: LocalDemands) -> Result<LocalRule, CliError> {
+    if demands.control_variates && job.rounds_completed > 0 {
+        let message = format!(
+            "no preview of `{}` after its first round: it trains with a vector that the gateway gives to invited nodes only",
+            job.strategy
+        );
+        return Err(CliError::new(ExitCode::Refused, message)
+            .hint("sent.log in the node's folder tells size and digest of each update that was sent"));
+    }
+    if demands.control_variates {
+        return Ok(LocalRule::Scaffold { control: None });
+    }
+    Ok(demands.personal_lambda.map_or(LocalRule::Plain, |lambda| LocalRule::Ditto { lambda }))
+}
+
+/// The strategy of the job, by its published name and settings.
+fn chosen(job: &Job) -> Result<Chosen, CliError> {
+    strategy::named(&job.strategy, &job.strategy_config).map_err(|fault| {
+        let message = format!("this version cannot preview strategy `{}`: {fault:?}", job.strategy);
+        CliError::new(ExitCode::Failed, message)
+            .hint("use the version of the gateway: `aivillage --version` tells both")
+    })
 }
 
 /// The invitation to the job's next round, from what the gateway publishes of the job, and the model it starts from.
@@ -101,11 +145,15 @@ async fn invitation(client: &Client, id: &str) -> Result<(Invitation, Bytes), Cl
     if job.status != "running" && job.status != "created" {
         out::note(&format!("the job is {}: no round follows; this is what one more would send", job.status));
     }
+    let chosen = chosen(&job)?;
+    let demands = chosen.strategy.rule().local();
+    let local = local_rule(&job, demands)?;
     let hyper = job.hyperparameters;
     let invitation = Invitation {
         key: RoundKey { job: job.job_id, round: job.rounds_completed + 1, attempt: 1 },
         job_name: job.job_name,
         recipe: job.model_architecture,
+        personal: spec::personal(&chosen.personal_tensors, &architecture),
         architecture,
         model: BlobRef { digest: Digest::of(&model.bytes), bytes: model.bytes.len() as u64 },
         training: LocalTraining {
@@ -114,18 +162,17 @@ async fn invitation(client: &Client, id: &str) -> Result<(Invitation, Bytes), Cl
             learning_rate: hyper.learning_rate,
             momentum: hyper.momentum,
             weight_decay: hyper.weight_decay,
-            proximal_mu: 0.0,
+            proximal_mu: demands.proximal_mu,
         },
         data: job.dataset_requirements,
         seed: job.seed,
         // The grid of this version's rounds is the default for every tensor.
         grids: vec![Grid::default(); tensors],
         max_examples: hyper.max_examples,
-        local: LocalRule::Plain,
-        initial_loss: false,
-        personal: Vec::new(),
+        local,
+        initial_loss: demands.initial_loss,
         receipt: None,
-        retain_updates: false,
+        retain_updates: job.retain_updates,
         privacy_techniques: job.privacy_techniques,
         total_rounds: job.total_rounds,
         deadline_ms: 0,
@@ -162,6 +209,9 @@ fn show(
         ("update", format!("{} integers of 4 bytes: {}", prepared.payload.len() / 4, out::bytes(header.payload.bytes))),
         ("BLAKE3", header.payload.digest.to_string()),
         ("weight", format!("{} (the number of rows trained on)", header.weight)),
+        ("steps", format!("{} steps of the optimiser", header.steps)),
+        ("initial loss", out::number(header.initial_loss)),
+        ("kept", if header.retain { "may be kept after its round" } else { "deleted with its round" }.to_owned()),
         ("clipped", format!("{} values", header.clipped)),
         ("loss", out::number(Some(header.metrics.loss))),
         ("accuracy", format!("{} on own rows, before training", out::percent(header.metrics.accuracy))),

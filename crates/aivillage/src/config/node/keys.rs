@@ -44,6 +44,7 @@ pub(super) const KEYS: &[Key] = &[
     Key { path: "data", kind: None, unit: "", required: false },
     may("node_types", Kind::Words(NODE_TYPES), ""),
     may("policy.allow_plain_updates", Kind::Bool, ""),
+    may("policy.allow_retained_updates", Kind::Bool, ""),
     may("policy.allowed_recipes", Kind::Words(&RECIPES), ""),
     may("policy.max_rounds", whole(1, 100_000), "rounds"),
     may("model_cache_gb", Kind::Real { min: 0.0, max: 100_000.0 }, "GB"),

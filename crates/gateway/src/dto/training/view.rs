@@ -2,8 +2,10 @@
 
 use aivillage_base::time::rfc3339;
 use aivillage_base::wire::{BlobRef, DataRequirements, LocalMetrics};
+use aivillage_training::JobSpec;
 use aivillage_training::view::{EventKind, JobSummary, JobView, MemberView, RoundView};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::dto::when;
@@ -46,6 +48,10 @@ pub(crate) struct JobAnswer {
     /// None in this version: the gateway sees each node's update.
     privacy_techniques: Vec<String>,
     strategy: String,
+    /// The strategy's settings, defaults included.
+    strategy_config: Map<String, Value>,
+    /// Does the job ask to keep updates after their round?
+    retain_updates: bool,
     /// `{dataset, input, classes, min_rows}`: which data nodes must have.
     #[schema(value_type = Object)]
     dataset_requirements: DataRequirements,
@@ -177,6 +183,21 @@ impl From<RoundView> for Round {
     }
 }
 
+/// The settings as a request may give them.
+fn strategy_config(spec: &JobSpec) -> Map<String, Value> {
+    let settings = serde_json::to_value(&spec.strategy).map(|mut v| v["config"].take());
+    let mut config = match settings {
+        Ok(Value::Object(config)) => config,
+        Ok(_) | Err(_) => Map::new(),
+    };
+    // A setting that is left out has a meaning of its own.
+    config.retain(|_, value| !value.is_null());
+    if !spec.personal_tensors.is_empty() {
+        config.insert("personal_tensors".to_owned(), spec.personal_tensors.clone().into());
+    }
+    config
+}
+
 impl JobAnswer {
     /// At most the newest `rounds_max` ended attempts.
     pub(crate) fn new(view: JobView, rounds_max: usize) -> Self {
@@ -211,6 +232,8 @@ impl JobAnswer {
             mobile_friendly: spec.mobile_friendly,
             privacy_techniques: Vec::new(),
             strategy: spec.strategy.name().to_owned(),
+            strategy_config: strategy_config(&spec),
+            retain_updates: spec.retain_updates,
             dataset_requirements: spec.data,
             hyperparameters,
             seed: spec.seed,

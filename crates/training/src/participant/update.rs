@@ -1,0 +1,312 @@
+//! From an invitation and the received bytes to the update and the node's next state. Blocking, and pure but for training.
+//!
+//! ```text
+//! received model --own tensors put over it--> start --train(terms)--> trained
+//! update = trained - received, on the grids, without the tensors that stay here
+//!          then, for SCAFFOLD, the change of the control variate in the same way
+//! ```
+//! Promise: the same invitation, name, bytes, state and data give the same update and the same next state, to the bit. What
+//! is added to a control variate is what was quantised, so the coordinator's sum and the nodes' variates never drift apart.
+
+use std::ops::Range;
+
+use aivillage_base::arch::TensorSpec;
+use aivillage_base::fixed::Grid;
+use aivillage_base::wire::{BlobRef, Invitation, LocalMetrics, LocalRule, Receipt, UpdateHeader};
+use aivillage_base::{Architecture, Digest, NodeName, bundle, fixed};
+use bytes::Bytes;
+
+use super::policy::NodePolicy;
+use super::state::LocalState;
+use crate::trainer::{LocalOutcome, LocalTerms, TrainError, Trainer};
+
+/// Values quantised at once: the update of a large model is written without a second copy of it.
+const BLOCK: usize = 1 << 16;
+
+/// What a node trains from.
+#[derive(Debug, Clone, Copy)]
+pub struct Received<'a> {
+    /// The model, a bundle.
+    pub model: &'a [u8],
+    /// The server's control variate, a bundle in the model's shape; None = zero.
+    pub control: Option<&'a [u8]>,
+    /// What the node keeps of the job; empty for strategies that keep nothing.
+    pub state: &'a LocalState,
+}
+
+/// What a node would send, everything the coordinator would learn from it, and what the node keeps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prepared {
+    /// The front of the update.
+    pub header: UpdateHeader,
+    /// Its integers, little-endian i32 in layout order.
+    pub payload: Bytes,
+    /// What to keep, durably, before the update leaves; empty = nothing.
+    pub state: LocalState,
+    /// What was measured of the personal model, if there is one; stays on the node.
+    pub personal: Option<LocalMetrics>,
+}
+
+impl Prepared {
+    /// Under what its state is kept.
+    #[must_use]
+    pub fn mark(&self) -> Receipt {
+        Receipt { key: self.header.key.clone(), digest: self.header.payload.digest }
+    }
+}
+
+/// Trains and quantises, without keeping or sending anything.
+///
+/// # Errors
+/// A sentence that contains no data.
+pub fn prepare(
+    trainer: &dyn Trainer,
+    name: &NodeName,
+    policy: &NodePolicy,
+    invitation: &Invitation,
+    received: Received<'_>,
+) -> Result<Prepared, String> {
+    let plan = Plan::new(invitation, received)?;
+    let correction = plan.correction()?;
+    let start = plan.start()?;
+    let terms = LocalTerms { correction: &correction, personal: &received.state.model };
+    let outcome = trainer.train(invitation, name.as_str(), start, terms).map_err(|e: TrainError| e.to_string())?;
+    plan.check(&outcome)?;
+    let mut update = Update::default();
+    for tensor in plan.tensors.iter().filter(|t| !t.personal) {
+        let (trained, old) = (&outcome.values[tensor.range.clone()], plan.received(&tensor.range));
+        let changes = trained.iter().zip(old).map(|(new, old)| new - old);
+        update.append(tensor, changes, |_, _| {})?;
+    }
+    let personal = outcome.personal.as_ref().map(|p| p.metrics);
+    let state = LocalState {
+        control: plan.next_control(&outcome, &correction, &mut update)?,
+        own: plan.own(&outcome),
+        model: outcome.personal.map_or_else(Vec::new, |personal| personal.values),
+    };
+    let payload = Bytes::from(update.bytes);
+    let header = UpdateHeader {
+        clipped: update.clipped,
+        steps: outcome.steps.max(1),
+        initial_loss: outcome.initial_loss,
+        retain: invitation.retain_updates && policy.allow_retained_updates,
+        ..UpdateHeader::new(
+            invitation.key.clone(),
+            BlobRef { digest: Digest::of(&payload), bytes: payload.len() as u64 },
+            outcome.examples.clamp(1, invitation.max_examples),
+            finite(outcome.metrics),
+        )
+    };
+    Ok(Prepared { header, payload, state, personal })
+}
+
+/// JSON has no NaN; a measurement that is none is left out or zero.
+fn finite(metrics: LocalMetrics) -> LocalMetrics {
+    LocalMetrics {
+        loss: if metrics.loss.is_finite() { metrics.loss } else { f64::MAX },
+        accuracy: metrics.accuracy.filter(|a| a.is_finite()),
+        train_ms: metrics.train_ms,
+    }
+}
+
+/// One tensor of the model.
+struct Tensor {
+    name: String,
+    /// Where its values are among the model's.
+    range: Range<usize>,
+    grid: Grid,
+    /// Does it stay on the node?
+    personal: bool,
+}
+
+/// What an invitation asks for, checked against what was received.
+struct Plan<'a> {
+    invitation: &'a Invitation,
+    received: Received<'a>,
+    tensors: Vec<Tensor>,
+    /// Where the values of the received bundle start.
+    offset: usize,
+    parameters: usize,
+}
+
+impl<'a> Plan<'a> {
+    fn new(invitation: &'a Invitation, received: Received<'a>) -> Result<Self, String> {
+        let header = bundle::read_header(received.model, received.model.len() as u64).map_err(|e| e.to_string())?;
+        same_shape("the model", &header.architecture, invitation)?;
+        let layout = header.architecture.layout().map_err(|e| e.to_string())?;
+        if invitation.grids.len() != layout.len() {
+            return Err(format!("{} grids for {} tensors", invitation.grids.len(), layout.len()));
+        }
+        if let Some(name) = invitation.personal.iter().find(|p| !layout.iter().any(|t| t.name == **p)) {
+            return Err(format!("tensor `{name}` is to stay on the node, but the model has none of that name"));
+        }
+        let parameters = header.parameters;
+        let LocalState { control, model, own } = received.state;
+        if [control, model, own].iter().any(|v| !v.is_empty() && v.len() != parameters) {
+            return Err("what this node kept of the job has another shape than its model".to_owned());
+        }
+        if matches!(invitation.local, LocalRule::Scaffold { .. }) && invitation.training.momentum != 0.0 {
+            // Option II of the paper recovers the mean gradient from the distance gone, which holds for plain SGD only.
+            return Err("scaffold needs local training without momentum: set momentum to 0".to_owned());
+        }
+        let tensors = tensors(layout, invitation);
+        Ok(Self { invitation, received, tensors, offset: header.data_offset, parameters })
+    }
+
+    /// The received values of a range.
+    fn received(&self, range: &Range<usize>) -> impl Iterator<Item = f32> + use<'a> {
+        let bytes = &self.received.model[self.offset + range.start * 4..self.offset + range.end * 4];
+        bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))
+    }
+
+    /// The values training starts from: those received, with the node's own put over them.
+    fn start(&self) -> Result<Vec<f32>, String> {
+        let (_, mut values) = bundle::read(self.received.model).map_err(|e| e.to_string())?;
+        let own = &self.received.state.own;
+        for tensor in self.tensors.iter().filter(|t| t.personal && !own.is_empty()) {
+            values[tensor.range.clone()].copy_from_slice(&own[tensor.range.clone()]);
+        }
+        Ok(values)
+    }
+
+    /// c - `c_i`; empty if both are zero, or there are none.
+    fn correction(&self) -> Result<Vec<f32>, String> {
+        if !matches!(self.invitation.local, LocalRule::Scaffold { .. }) {
+            return Ok(Vec::new());
+        }
+        let own = &self.received.state.control;
+        let mut correction = match self.received.control {
+            Some(bytes) => {
+                let (architecture, values) = bundle::read(bytes).map_err(|e| format!("the control variate: {e}"))?;
+                same_shape("the control variate", &architecture, self.invitation)?;
+                values
+            }
+            None if own.is_empty() => return Ok(Vec::new()),
+            None => vec![0.0; self.parameters],
+        };
+        for (c, own) in correction.iter_mut().zip(own) {
+            *c -= own;
+        }
+        Ok(correction)
+    }
+
+    fn check(&self, outcome: &LocalOutcome) -> Result<(), String> {
+        let personal = outcome.personal.as_ref().map_or(self.parameters, |p| p.values.len());
+        if outcome.values.len() != self.parameters || personal != self.parameters {
+            return Err("the trained model has another shape than the invitation's".to_owned());
+        }
+        if matches!(self.invitation.local, LocalRule::Ditto { .. }) && outcome.personal.is_none() {
+            return Err("this node's training makes no personal model, which the strategy asks for".to_owned());
+        }
+        match outcome.initial_loss {
+            None if self.invitation.initial_loss => {
+                Err("this node did not measure the received model's loss".to_owned())
+            }
+            Some(loss) if !loss.is_finite() => {
+                Err("the received model's loss on this node's rows is not finite".to_owned())
+            }
+            None | Some(_) => Ok(()),
+        }
+    }
+
+    /// The received model with this node's tensors as they are now; empty if none stays here.
+    fn own(&self, outcome: &LocalOutcome) -> Vec<f32> {
+        if self.invitation.personal.is_empty() {
+            return Vec::new();
+        }
+        let mut own = Vec::with_capacity(self.parameters);
+        for tensor in &self.tensors {
+            if tensor.personal {
+                own.extend_from_slice(&outcome.values[tensor.range.clone()]);
+            } else {
+                own.extend(self.received(&tensor.range));
+            }
+        }
+        own
+    }
+
+    /// SCAFFOLD, option II: `c_i+` = `c_i` - c + (w received - w trained) / (steps * rate). Its change goes into the update.
+    fn next_control(
+        &self,
+        outcome: &LocalOutcome,
+        correction: &[f32],
+        update: &mut Update,
+    ) -> Result<Vec<f32>, String> {
+        if !matches!(self.invitation.local, LocalRule::Scaffold { .. }) {
+            return Ok(Vec::new());
+        }
+        let distance = f64::from(outcome.steps.max(1)) * self.invitation.training.learning_rate;
+        let mut control = self.received.state.control.clone();
+        control.resize(self.parameters, 0.0);
+        for tensor in self.tensors.iter().filter(|t| !t.personal) {
+            let range = tensor.range.clone();
+            let trained = &outcome.values[range.clone()];
+            let gone =
+                self.received(&range).zip(trained).map(|(old, new)| (f64::from(old) - f64::from(*new)) / distance);
+            let zero = std::iter::repeat_n(&0.0, if correction.is_empty() { range.len() } else { 0 });
+            let correction = correction.get(range.clone()).unwrap_or(&[]).iter().chain(zero);
+            #[expect(clippy::cast_possible_truncation, reason = "control variates are f32")]
+            let changes = gone.zip(correction).map(|(gradient, c)| (gradient - f64::from(*c)) as f32);
+            let kept = &mut control[range];
+            update.append(tensor, changes, |i, change| {
+                #[expect(clippy::cast_possible_truncation, reason = "control variates are f32")]
+                let sum = (f64::from(kept[i]) + change) as f32;
+                kept[i] = sum;
+            })?;
+        }
+        Ok(control)
+    }
+}
+
+fn same_shape(what: &str, architecture: &Architecture, invitation: &Invitation) -> Result<(), String> {
+    if *architecture == invitation.architecture {
+        return Ok(());
+    }
+    Err(format!("{what}'s architecture is not the invitation's"))
+}
+
+fn tensors(layout: Vec<TensorSpec>, invitation: &Invitation) -> Vec<Tensor> {
+    let mut at = 0;
+    let tensor = |(spec, grid): (TensorSpec, &Grid)| {
+        let range = at..at + spec.len();
+        at = range.end;
+        Tensor { personal: invitation.personal.contains(&spec.name), name: spec.name, range, grid: *grid }
+    };
+    layout.into_iter().zip(&invitation.grids).map(tensor).collect()
+}
+
+/// The integers of an update as they grow.
+#[derive(Default)]
+struct Update {
+    bytes: Vec<u8>,
+    clipped: u64,
+    values: Vec<f32>,
+    integers: Vec<i32>,
+}
+
+impl Update {
+    /// Quantises the changes of one tensor; `done` is told each change as the coordinator will see it.
+    fn append(
+        &mut self,
+        tensor: &Tensor,
+        changes: impl Iterator<Item = f32>,
+        mut done: impl FnMut(usize, f64),
+    ) -> Result<(), String> {
+        let (step, mut changes) = (tensor.grid.step(), changes.peekable());
+        let mut at = 0;
+        self.bytes.reserve(tensor.range.len() * 4);
+        while changes.peek().is_some() {
+            self.values.clear();
+            self.values.extend(changes.by_ref().take(BLOCK));
+            self.integers.clear();
+            let quantised = tensor.grid.quantise(&self.values, &mut self.integers);
+            self.clipped += quantised.map_err(|e| format!("tensor {} from value {at}: {e}", tensor.name))?;
+            for (i, q) in self.integers.iter().enumerate() {
+                done(at + i, f64::from(*q) * step);
+            }
+            self.bytes.extend_from_slice(&fixed::to_bytes(&self.integers));
+            at += self.values.len();
+        }
+        Ok(())
+    }
+}
