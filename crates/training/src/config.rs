@@ -40,12 +40,15 @@ pub struct TrainingConfig {
     pub selection: Selection,
     /// Does a job that says nothing of privacy promise secure aggregation?
     pub enable_secure_aggregation: bool,
-    /// Strategy of a job that names none.
+    /// Strategy of a job that names none: one of [`WITHOUT_SETTINGS`](crate::strategy::WITHOUT_SETTINGS).
     pub default_strategy: String,
+    /// Does a job that names no strategy need one that is robust against dishonest nodes? Then it takes
+    /// `default_strategy` if that is robust, else [`ROBUST_DEFAULT`](crate::strategy::ROBUST_DEFAULT).
+    pub byzantine_tolerance: bool,
 }
 
 impl Default for TrainingConfig {
-    /// The guide's values; nothing that is not built is promised.
+    /// The guide's values, but for promises: none is made that nobody asked for.
     fn default() -> Self {
         Self {
             coordinator_id: "aivillage_training_coord".into(),
@@ -58,6 +61,7 @@ impl Default for TrainingConfig {
             selection: Selection::CapabilityAware,
             enable_secure_aggregation: false,
             default_strategy: "fedavg".into(),
+            byzantine_tolerance: false,
         }
     }
 }

@@ -12,8 +12,9 @@ use aivillage_base::{Architecture, ErrorKind, JobId, LayerSpec, ModelId, Recipe,
 
 use crate::config::TrainingConfig;
 use crate::error::Fault;
-use crate::strategy::fedavg::FedAvg;
-use crate::strategy::{self, Chosen, Strategy, StrategyFault};
+use crate::strategy::Strategy;
+
+mod choice;
 
 /// Known privacy techniques; none of them is built in this version.
 pub const TECHNIQUES: [&str; 5] = [
@@ -215,10 +216,10 @@ pub fn resolve(
     if let Some(job_type) = &request.job_type {
         check_job_type(job_type, &mut faults);
     }
-    let chosen = resolve_strategy(request.strategy.as_ref(), config, &mut faults);
+    let chosen = choice::resolve(request.strategy.as_ref(), config, &mut faults);
     let mut training = hyper.training;
     training.proximal_mu = chosen.strategy.rule().local().proximal_mu;
-    check_cohort(&chosen.strategy, min, &mut faults);
+    choice::check(&chosen.strategy, (min, max), &training, &mut faults);
     check_sums(max, hyper.max_examples, &mut faults);
     check_privacy(request, config, &mut faults);
     let spec = JobSpec {
@@ -314,48 +315,6 @@ fn check_job_type(job_type: &str, faults: &mut Faults) {
             );
         }
         other => faults.invalid("/job_type", &suggest::unknown("job type", other, &JOB_TYPES)),
-    }
-}
-
-/// The strategy that was asked for, or else the operator's.
-fn resolve_strategy(choice: Option<&StrategyChoice>, config: &TrainingConfig, faults: &mut Faults) -> Chosen {
-    let none = Map::new();
-    let found = match choice {
-        Some(choice) => strategy::named(&choice.name, &choice.config),
-        None => strategy::named(&config.default_strategy, &none).and_then(|chosen| {
-            let enough = !config.byzantine_tolerance || chosen.strategy.rule().robust();
-            if enough { Ok(chosen) } else { strategy::named(strategy::ROBUST_DEFAULT, &none) }
-        }),
-    };
-    let (pointer, named_by) = match choice {
-        Some(_) => ("/strategy/name", ""),
-        None => ("/strategy", "training.aggregation.default_strategy: "),
-    };
-    match found {
-        Ok(chosen) => return chosen,
-        Err(StrategyFault::Name(detail)) => faults.invalid(pointer, &format!("{named_by}{detail}")),
-        Err(StrategyFault::Settings(found)) => {
-            for fault in found {
-                faults.invalid(&format!("/strategy/config/{}", fault.key), &format!("{named_by}{}", fault.detail));
-            }
-        }
-    }
-    // The request is refused; what is looked at for the rest of its faults does not matter.
-    Chosen { strategy: Strategy::FedAvg(FedAvg {}), personal_tensors: Vec::new() }
-}
-
-/// A rule that needs a certain number of updates is told so before anybody trains.
-fn check_cohort(strategy: &Strategy, min_participants: u32, faults: &mut Faults) {
-    let (needed, why) = strategy.rule().cohort_min();
-    if min_participants < needed {
-        faults.invalid(
-            "/min_participants",
-            &format!(
-                "strategy `{}` needs at least {needed} updates a round ({why}), but a round may close with \
-                 {min_participants}: raise min_participants to {needed}, or choose another strategy",
-                strategy.name()
-            ),
-        );
     }
 }
 

@@ -30,6 +30,7 @@ pub fn training_room(config: &Config) -> TrainingConfig {
         selection: selection.strategy,
         enable_secure_aggregation: training.privacy.enable_secure_aggregation,
         default_strategy: training.aggregation.default_strategy.clone(),
+        byzantine_tolerance: training.aggregation.byzantine_tolerance,
     }
 }
 

@@ -90,7 +90,8 @@ impl Key {
 const LOAD_BALANCING: [&str; LoadBalancingStrategy::ALL.len()] = names(&LoadBalancingStrategy::ALL);
 const PRIVACY_LEVELS: [&str; PrivacyLevel::ALL.len()] = names(&PrivacyLevel::ALL);
 const SELECTIONS: [&str; Selection::ALL.len()] = names(&Selection::ALL);
-const STRATEGIES: [&str; strategy::BUILT.len() + 1] = join(&["federated_averaging"], strategy::BUILT);
+const STRATEGIES: [&str; strategy::WITHOUT_SETTINGS.len() + 1] =
+    join(&["federated_averaging"], strategy::WITHOUT_SETTINGS);
 
 /// The names of a room's list of named values.
 const fn names<T, const N: usize>(all: &[(&'static str, T); N]) -> [&'static str; N] {
@@ -203,8 +204,7 @@ pub const KEYS: &[Key] = &[
     key("training.fog.dynamic_allocation", Kind::Bool, "", "Add and release fog sessions while a job runs.").not_yet(NO_FOG),
     key("training.fog.harvest_during_idle", Kind::Bool, "", "Harvest devices while nobody uses them.").not_yet(NO_HARVEST),
     key("training.aggregation.default_strategy", Kind::Word(&STRATEGIES), "", "Strategy of a job that names none."),
-    key("training.aggregation.byzantine_tolerance", Kind::Bool, "", "A robust rule for jobs that name no strategy.")
-        .not_yet("there are no robust rules yet: one bad update can spoil a round"),
+    key("training.aggregation.byzantine_tolerance", Kind::Bool, "", "A robust rule for jobs that name no strategy."),
     key("training.aggregation.enable_compression", Kind::Bool, "", "Compress updates on the wire.").not_yet("updates travel uncompressed"),
     key("training.aggregation.hierarchical_clusters", Kind::Bool, "", "Sum updates in a tree of aggregators.")
         .not_yet("there are no aggregators yet: the coordinator sums every update"),

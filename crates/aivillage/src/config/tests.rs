@@ -477,7 +477,6 @@ fn promises_that_are_not_kept_are_named_with_the_way_out() {
         "inference.cache_size_gb",
         "inference.integration.betanet_privacy",
         "training.privacy.differential_privacy_adaptive",
-        "training.aggregation.byzantine_tolerance",
         "training.aggregation.enable_compression",
         "training.mobile.min_battery_percent",
         "network.p2p.enabled",
@@ -490,6 +489,7 @@ fn promises_that_are_not_kept_are_named_with_the_way_out() {
     expect!["inference.cache_size_gb = 10.0: there is no result cache yet: every request is computed (set `cache_size_gb: 0`)"].assert_eq(&of("inference.cache_size_gb").to_string());
     for kept in [
         "training.default_rounds",
+        "training.aggregation.byzantine_tolerance",
         "training.aggregation.hierarchical_clusters",
         "training.mobile.require_charging",
         "inference.load_balancing_strategy",

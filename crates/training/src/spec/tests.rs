@@ -79,11 +79,6 @@ fn what_is_known_and_not_built_is_refused_with_the_way_out() {
     let named = |name: &str| ModelChoice::Named(name.to_owned());
     check(|r| r.model_architecture = named("residual_cnn"), "/model_architecture", "not build it yet");
     check(|r| r.job_type = Some("statistics".into()), "/job_type", "use `standard`");
-    check(
-        |r| r.strategy = Some(StrategyChoice { name: "krum".into(), config: Map::new() }),
-        "/strategy/name",
-        "use `fedavg`",
-    );
     check(hyper("optimizer", json!("adam")), "/hyperparameters/optimizer", "`sgd`");
     check(
         |r| {
@@ -91,8 +86,59 @@ fn what_is_known_and_not_built_is_refused_with_the_way_out() {
             r.strategy = Some(StrategyChoice { name: "fedavg".into(), config });
         },
         "/strategy/config/beta",
-        "no setting `beta`",
+        "unknown fedavg setting `beta`",
     );
+}
+
+fn strategy(name: &str, config: Value) -> impl FnOnce(&mut JobRequest) {
+    let choice = StrategyChoice { name: name.to_owned(), config: serde_json::from_value(config).unwrap() };
+    move |request| request.strategy = Some(choice)
+}
+
+#[test]
+fn a_strategy_says_what_it_needs_of_settings_cohort_and_training() {
+    check(strategy("krum", json!({})), "/strategy/config/byzantine", "is missing; how many nodes may be dishonest");
+    check(strategy("bulyan", json!({"byzantine": 1})), "/min_participants", "n >= 4f + 3 with byzantine f = 1");
+    check(strategy("trimmed_mean", json!({"bta": 0.4})), "/strategy/config/bta", "did you mean `beta`");
+    check(strategy("fedprox", json!({"mu": 10})), "/strategy/config", "mu 10 with learning_rate 0.1 overshoots");
+    check(
+        |r| {
+            strategy("scaffold", json!({}))(r);
+            r.hyperparameters.insert("momentum".into(), json!(0.5));
+        },
+        "/strategy/config",
+        "leave momentum out",
+    );
+    check(
+        |r| {
+            strategy("krum", json!({"byzantine": 0}))(r);
+            r.max_participants = Some(2_001);
+        },
+        "/max_participants",
+        "2000",
+    );
+}
+
+#[test]
+fn jobs_that_name_no_strategy_take_the_operators_and_a_robust_one_where_he_wants_it() {
+    let of = |default: &str, byzantine_tolerance: bool| {
+        let config =
+            TrainingConfig { default_strategy: default.into(), byzantine_tolerance, ..TrainingConfig::default() };
+        ask(&request(), &config).map(|spec| spec.strategy.name())
+    };
+    assert_eq!(of("federated_averaging", false), Ok("fedavg"));
+    assert_eq!(of("fedadam", false), Ok("fedadam"));
+    assert_eq!(of("federated_averaging", true), Ok("geometric_median"));
+    assert_eq!(of("fedadam", true), Ok("geometric_median"));
+    assert_eq!(of("median", true), Ok("median"), "a robust default is the operator's own choice");
+    assert_eq!(of("median", false), Ok("median"));
+    let faults = of("meden", true).unwrap_err();
+    assert!(faults[0].detail.starts_with("training.aggregation.default_strategy: "), "{faults:?}");
+    assert!(faults[0].detail.contains("did you mean `median`"), "{faults:?}");
+    let mut named = request();
+    strategy("fedavg", json!({}))(&mut named);
+    let config = TrainingConfig { byzantine_tolerance: true, ..TrainingConfig::default() };
+    assert_eq!(ask(&named, &config).unwrap().strategy.name(), "fedavg", "a job's own word wins");
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Federated averaging: model + weighted mean of the changes.
 //!
-//! McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data", algorithm 1, with
-//! server step size 1: w(r+1) = w(r) + sum_k n_k * d_k / sum_k n_k, where d_k is node k's change of the weights on the
-//! round's grid and n_k its number of examples. Assumes nothing of the cohort; one update can move the model as far as
-//! the grid's range reaches.
+//! McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data", algorithm 1:
+//! w(r+1) = w(r) + sum_k n_k d_k / sum_k n_k, where d_k is node k's change of the weights on the round's grid (as long as
+//! the model) and n_k its number of examples.
+//! Settings: none. Assumes that every node is honest: one update can move the model as far as the grid's range reaches.
+//! Costs one pass over the updates.
 
 use serde::{Deserialize, Serialize};
 

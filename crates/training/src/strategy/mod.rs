@@ -10,8 +10,29 @@
 //! `choose` sees counts and distances, never a weight of the model; `apply` sees one block at a time. Sums are exact
 //! integers ([`Choice::Mean`] has integer weights), so a model does not depend on the order in which updates came.
 
+mod affine;
+pub mod bulyan;
+pub mod centered_clipping;
+pub mod ditto;
+mod exact;
+pub mod fedadagrad;
+pub mod fedadam;
 pub mod fedavg;
+pub mod fedavgm;
+pub mod fedbuff;
+pub mod fednova;
+mod fedopt;
+pub mod fedprox;
+pub mod fedyogi;
+pub mod geometric_median;
+pub mod krum;
+pub mod median;
+pub mod multi_krum;
+pub mod norm_clipping;
+pub mod qfedavg;
+pub mod scaffold;
 pub mod settings;
+pub mod trimmed_mean;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -123,6 +144,13 @@ const WEIGHT_MAX: f64 = 1_073_741_824.0;
 const WEIGHTS_SUM_MAX: f64 = 549_755_813_888.0;
 
 impl Choice {
+    /// The plain mean of `count` updates.
+    #[must_use]
+    pub fn unweighted(count: usize) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 updates")]
+        Self::Mean { weights: vec![1; count], divisor: count as f64, centre: 0.0 }
+    }
+
     /// The mean weighted by numbers of examples.
     #[must_use]
     pub fn by_examples(contributions: &[Contribution]) -> Self {
@@ -138,7 +166,7 @@ impl Choice {
     #[must_use]
     pub fn combination(coefficients: &[f64], centre: f64) -> Self {
         let largest = coefficients.iter().copied().fold(0.0, f64::max);
-        let sum: f64 = coefficients.iter().sum();
+        let sum = exact::sum(coefficients.iter().copied());
         if largest <= 0.0 {
             return Self::Mean { weights: vec![0; coefficients.len()], divisor: 1.0, centre };
         }
@@ -237,10 +265,33 @@ pub trait Rule {
 
     /// Can it work on a sum alone, without seeing single updates? What secure aggregation and trees need.
     fn mean_type(&self) -> bool {
-        true
+        self.needs() == Needs::Nothing
+    }
+
+    /// Does it bound what dishonest nodes can do to the model?
+    fn robust(&self) -> bool {
+        false
+    }
+
+    /// Can it be used with this local training? Asked when a job is submitted.
+    ///
+    /// # Errors
+    /// One sentence: what does not go together, and what to do.
+    fn trains_with(&self, _training: &LocalTraining) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Can this update be used at all? Asked when it arrives, so that one bad declaration does not cost a round.
+    ///
+    /// # Errors
+    /// One sentence: why not.
+    fn accepts(&self, _contribution: &Contribution) -> Result<(), String> {
+        Ok(())
     }
 
     /// How the updates become one direction.
+    ///
+    /// Does not depend on the order of the updates, but for ties: of two equals the first by name counts.
     ///
     /// # Errors
     /// One sentence: why this accepted set cannot be used.
@@ -289,7 +340,52 @@ macro_rules! strategies {
 
 strategies! {
     "fedavg" FedAvg fedavg::FedAvg;
+    "fedavgm" FedAvgM fedavgm::FedAvgM;
+    "fedprox" FedProx fedprox::FedProx;
+    "fedadam" FedAdam fedadam::FedAdam;
+    "fedyogi" FedYogi fedyogi::FedYogi;
+    "fedadagrad" FedAdagrad fedadagrad::FedAdagrad;
+    "qfedavg" QFedAvg qfedavg::QFedAvg;
+    "scaffold" Scaffold scaffold::Scaffold;
+    "fednova" FedNova fednova::FedNova;
+    "fedbuff" FedBuff fedbuff::FedBuff;
+    "median" Median median::Median;
+    "trimmed_mean" TrimmedMean trimmed_mean::TrimmedMean;
+    "krum" Krum krum::Krum;
+    "multi_krum" MultiKrum multi_krum::MultiKrum;
+    "bulyan" Bulyan bulyan::Bulyan;
+    "geometric_median" GeometricMedian geometric_median::GeometricMedian;
+    "norm_clipping" NormClipping norm_clipping::NormClipping;
+    "centered_clipping" CenteredClipping centered_clipping::CenteredClipping;
+    "ditto" Ditto ditto::Ditto;
 }
+
+/// Strategies that need no settings: what an operator may name as the default.
+pub const WITHOUT_SETTINGS: &[&str] = &[
+    "fedavg",
+    "fedavgm",
+    "fedprox",
+    "fedadam",
+    "fedyogi",
+    "fedadagrad",
+    "qfedavg",
+    "scaffold",
+    "fednova",
+    "fedbuff",
+    "median",
+    "trimmed_mean",
+    "geometric_median",
+    "norm_clipping",
+    "centered_clipping",
+    "ditto",
+];
+
+/// The robust rule of jobs that name no strategy, where the operator asks for one: breakdown point 1/2 without a setting
+/// that only the owner of a job could know.
+pub const ROBUST_DEFAULT: &str = "geometric_median";
+
+/// Largest cohort of a rule that needs all distances: 32 MB of them, and as much again while it chooses.
+pub const DISTANCES_COHORT_MAX: u32 = 2_000;
 
 /// Key of a strategy's settings that every strategy has: patterns of names of tensors that stay on the nodes.
 const PERSONAL_TENSORS: &str = "personal_tensors";

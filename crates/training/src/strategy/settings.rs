@@ -33,14 +33,27 @@ impl<'a> Settings<'a> {
 
     /// A number from `low` to `high`, both included; `default` if absent.
     pub fn number(&mut self, key: &'static str, low: f64, high: f64, default: f64) -> f64 {
+        self.optional_number(key, low, high).unwrap_or(default)
+    }
+
+    /// A number from `low` to `high`, both included; None if absent.
+    pub fn optional_number(&mut self, key: &'static str, low: f64, high: f64) -> Option<f64> {
         let valid = |v: &Value| v.as_f64().filter(|v| (low..=high).contains(v));
-        self.value(key, valid, || format!("a number from {low} to {high}")).unwrap_or(default)
+        self.value(key, valid, || format!("a number from {low} to {high}"))
     }
 
     /// A whole number from `low` to `high`, both included; None if absent.
     pub fn integer(&mut self, key: &'static str, low: u32, high: u32) -> Option<u32> {
         let valid = |v: &Value| v.as_u64().and_then(|v| u32::try_from(v).ok()).filter(|v| (low..=high).contains(v));
         self.value(key, valid, || format!("a whole number from {low} to {high}"))
+    }
+
+    /// A whole number from `low` to `high`, both included; absent = a fault that says what `meaning` it has, and `low`.
+    pub fn required_integer(&mut self, key: &'static str, low: u32, high: u32, meaning: &str) -> u32 {
+        if !self.map.contains_key(key) {
+            self.fault(key, format!("is missing; {meaning} is needed: a whole number from {low} to {high}"));
+        }
+        self.integer(key, low, high).unwrap_or(low)
     }
 
     /// A list of at most 1,000 texts; empty if absent.
@@ -75,7 +88,7 @@ impl<'a> Settings<'a> {
     #[must_use]
     pub fn finish(mut self, strategy: &str) -> Vec<SettingFault> {
         for key in self.map.keys().filter(|k| !self.known.contains(&k.as_str())) {
-            let detail = suggest::unknown(&format!("setting of strategy `{strategy}`"), key, &self.known);
+            let detail = suggest::unknown(&format!("{strategy} setting"), key, &self.known);
             self.faults.push(SettingFault { key: key.clone(), detail });
         }
         self.faults
