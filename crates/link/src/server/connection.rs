@@ -1,7 +1,7 @@
 //! The accept loop and the life of one connection, before and after it has shown a certificate.
 //!
-//! Promise: strangers are bounded in number, in bytes (8 KiB of headers, then the route's cap) and in time; a connection
-//! does not outlive its peer's certificate by more than one call. Must not know routes.
+//! Promise: strangers are bounded in number (in all, and of one host), in bytes (8 KiB of headers, then the route's cap)
+//! and in time; a connection does not outlive its peer's certificate by more than one call. Must not know routes.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::strangers::{Strangers, Visit};
 use super::streams::End;
 use super::{Shared, routes};
 
@@ -47,13 +48,13 @@ pub(super) struct Door {
     /// Fires when draining has taken too long.
     kill: CancellationToken,
     connections: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
+    strangers: Strangers,
 }
 
 impl Door {
     pub(super) fn new(shared: Arc<Shared>, acceptor: TlsAcceptor, cancel: CancellationToken) -> Arc<Self> {
         let connections = Arc::new(Semaphore::new(shared.config.connections));
-        let strangers = Arc::new(Semaphore::new(shared.config.strangers));
+        let strangers = Strangers::new(shared.config.strangers);
         let kill = CancellationToken::new();
         Arc::new(Self { shared, acceptor, cancel, kill, connections, strangers })
     }
@@ -83,16 +84,22 @@ impl Door {
         }
     }
 
-    /// The next connection with its places; None when cancelled. Without a place, callers wait in the kernel's backlog.
-    async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+    /// The next connection with its places; None when cancelled. Without a place, callers wait in the kernel's backlog; one
+    /// whose host holds its share of the strangers' places is cut at once.
+    async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, OwnedSemaphorePermit, Visit)> {
         let arrival = async {
             let place = self.connections.clone().acquire_owned().await;
             let place = place.expect("invariant: the semaphore is never closed");
-            let stranger = self.strangers.clone().acquire_owned().await;
-            let stranger = stranger.expect("invariant: the semaphore is never closed");
+            let mut stranger = self.strangers.place().await;
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => return (stream, place, stranger),
+                    Ok((stream, peer)) => match stranger.take(peer.ip()) {
+                        Ok(visit) => return (stream, place, visit),
+                        Err(back) => {
+                            tracing::debug!(%peer, "this host holds its share of the strangers' places");
+                            stranger = back;
+                        }
+                    },
                     Err(error) => {
                         tracing::warn!(%error, "link cannot accept");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -106,7 +113,7 @@ impl Door {
         }
     }
 
-    async fn connection(&self, stream: TcpStream, stranger: OwnedSemaphorePermit) {
+    async fn connection(&self, stream: TcpStream, stranger: Visit) {
         notice_vanishing(&stream);
         let config = &self.shared.config;
         let handshake = self.acceptor.accept(stream).into_fallible();

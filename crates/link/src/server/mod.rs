@@ -13,6 +13,7 @@
 mod body;
 mod connection;
 mod routes;
+mod strangers;
 mod streams;
 mod uploads;
 
@@ -50,7 +51,7 @@ pub struct LinkConfig {
     pub certificate_life: Duration,
     /// Open connections, each costs about 50 KiB.
     pub connections: usize,
-    /// Connections that have shown no certificate yet, or never will.
+    /// Connections that have shown no certificate yet, or never will; one host has at most 16 of them.
     pub strangers: usize,
     /// Time for the TLS handshake.
     pub handshake: Duration,

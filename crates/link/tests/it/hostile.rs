@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::village::{Node, Village, config, soon};
+use crate::village::{Middleman, Node, PATIENCE, Village, config, soon};
 
 /// TLS to the link by hand, trusting its CA; with a node's certificate and key, or without.
 async fn by_hand(
@@ -147,6 +147,44 @@ async fn strangers_cannot_take_the_places_of_nodes() {
     node.link.send(&Up::Leave).await.unwrap();
     let other = village.node("b").await;
     soon(other.link.send(&Up::Leave)).await.unwrap();
+}
+
+/// Places of one host among the strangers.
+const HOST_MAX: usize = 16;
+
+#[tokio::test]
+async fn a_host_that_holds_its_places_open_is_refused_at_once_and_others_still_join() {
+    // Handshakes may take longer than the test: nothing but the refusal ends a silent connection.
+    let village = Village::with(LinkConfig { handshake: PATIENCE * 3, ..config() }).await;
+    let mut held = Vec::new();
+    for _ in 0..HOST_MAX {
+        held.push(TcpStream::connect(village.server.address()).await.unwrap());
+    }
+    let mut one_more = TcpStream::connect(village.server.address()).await.unwrap();
+    assert_eq!(rest(&mut one_more).await, "");
+    let identity = Identity::generate().unwrap();
+    let token = village.token("elsewhere").await;
+    let here = join(&village.address(), &token, &identity, &village.clock()).await.unwrap_err();
+    assert!(matches!(here, LinkError::Unreachable { .. }), "{here}");
+    let elsewhere = Middleman::from([127, 0, 0, 2], &village).await;
+    let joined = soon(join(&elsewhere.address, &token, &identity, &village.clock())).await.unwrap();
+    assert_eq!(joined.name.as_str(), "elsewhere");
+    // Whoever lets go of a place leaves it to the next of the same host.
+    held.pop();
+    let again = async { while join(&village.address(), &token, &identity, &village.clock()).await.is_err() {} };
+    soon(again).await;
+}
+
+#[tokio::test]
+async fn nodes_with_a_certificate_do_not_count_as_strangers_of_their_host() {
+    let village = Village::with(LinkConfig { handshake: PATIENCE * 3, ..config() }).await;
+    let mut nodes = Vec::new();
+    for i in 0..=HOST_MAX {
+        let mut node = village.node(&format!("site-{i}")).await;
+        node.welcomed().await;
+        nodes.push(node);
+    }
+    assert_eq!(village.streams.connected().len(), HOST_MAX + 1);
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use aivillage_storage::{MemoryBlobs, MemoryRecords};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -307,9 +307,14 @@ pub(crate) struct Middleman {
 
 impl Middleman {
     pub(crate) async fn before(village: &Village) -> Self {
+        Self::from([127, 0, 0, 1], village).await
+    }
+
+    /// One that reaches the gateway from the loopback address `source`, as another host would.
+    pub(crate) async fn from(source: [u8; 4], village: &Village) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let target = village.address();
+        let target = village.server.address();
         let up = Arc::new(AtomicU64::new(0));
         let (swallow, swallowed) = tokio::sync::watch::channel(0u64);
         let counted = up.clone();
@@ -317,7 +322,9 @@ impl Middleman {
             // Connections below the watched number are swallowed.
             for number in 0.. {
                 let (near, _) = listener.accept().await.unwrap();
-                let far = tokio::net::TcpStream::connect(&target).await.unwrap();
+                let far = TcpSocket::new_v4().unwrap();
+                far.bind((source, 0).into()).unwrap();
+                let far = far.connect(target).await.unwrap();
                 let (counted, mut swallowed) = (counted.clone(), swallowed.clone());
                 tokio::spawn(async move {
                     let hidden = async {
