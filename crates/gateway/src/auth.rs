@@ -92,15 +92,14 @@ fn identify(app: &App, request: &Request) -> Result<Option<Principal>, Problem> 
     Ok((open && !app.config.require_authentication).then(Principal::anonymous))
 }
 
-/// Middleware: finds out who calls; refuses wrong keys everywhere.
+/// Middleware: finds out who calls; refuses wrong keys everywhere, and too many of one host with 429.
 pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     match identify(&app, &request) {
         Ok(Some(principal)) => {
             request.extensions_mut().insert(principal);
         }
         Ok(None) => {}
-        // Guesses cost their address its rate, like requests.
-        Err(problem) => return limits::charge(&app, &request).err().unwrap_or(problem).into_response(),
+        Err(problem) => return limits::charge_wrong_key(&app, &request).err().unwrap_or(problem).into_response(),
     }
     next.run(request).await
 }

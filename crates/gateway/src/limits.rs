@@ -1,9 +1,12 @@
 //! How much at once, and how often: 429 with `Retry-After` instead of a queue that grows.
 //!
-//! The rate is a virtual-scheduling leaky bucket (ITU-T I.371, "GCRA"): one number per caller, by the house's clock, so
-//! tests need no waiting. Must not know: which route is asked.
+//! Two rates, each a virtual-scheduling leaky bucket (ITU-T I.371, "GCRA") of one number per caller, by the house's clock, so
+//! that tests need no waiting: requests of a caller, if so configured, and wrong API keys of a host, always. Promise: a
+//! request with a valid key is never held back by wrong ones, and memory is bounded whoever calls. Must not know: which
+//! route is asked.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -23,19 +26,25 @@ use crate::problem::Problem;
 
 /// Callers remembered at once; beyond, those whose bucket is full again are forgotten first.
 const CALLERS_MAX: usize = 10_000;
+/// Wrong keys that a host may send at once: a person who pastes the wrong line, or a script that does so in a small pool.
+const WRONG_KEYS_BURST: u32 = 20;
+/// Wrong keys a second of one host after that.
+const WRONG_KEYS_PER_SECOND: u32 = 1;
 
 /// The limits of one gateway.
 #[derive(Debug)]
 pub(crate) struct Limits {
     slots: Arc<Semaphore>,
     rate: Option<Rate>,
+    wrong_keys: Rate,
 }
 
 impl Limits {
     /// At most `concurrent` requests at once and `per_second` of one caller (0 = any number).
     pub(crate) fn new(concurrent: usize, per_second: u32, burst: u32) -> Self {
         let rate = (per_second > 0).then(|| Rate::new(per_second, burst));
-        Self { slots: Arc::new(Semaphore::new(concurrent)), rate }
+        let wrong_keys = Rate::new(WRONG_KEYS_PER_SECOND, WRONG_KEYS_BURST);
+        Self { slots: Arc::new(Semaphore::new(concurrent)), rate, wrong_keys }
     }
 }
 
@@ -99,16 +108,36 @@ pub(crate) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
 ///
 /// # Errors
 /// 429 with the time to wait.
-pub(crate) fn charge(app: &App, request: &Request) -> Result<(), Problem> {
+fn charge(app: &App, request: &Request) -> Result<(), Problem> {
     let Some(rate) = &app.limits.rate else { return Ok(()) };
     let caller = match request.extensions().get::<Principal>() {
         Some(principal) if principal.id != "anonymous" => principal.id.clone(),
         Some(_) | None => peer_ip(request).map_or_else(String::new, |ip| ip.to_string()),
     };
-    rate.take(&caller, app.clock.now().monotonic_ms * 1000).map_err(|wait_us| {
-        Problem::new(ErrorKind::Overloaded, "more requests than one caller may send: slow down")
-            .retry_after(wait_us.div_ceil(1_000_000).max(1))
-    })
+    take(rate, &caller, app, "more requests than one caller may send: slow down")
+}
+
+/// Takes one wrong key of the request's host.
+///
+/// # Errors
+/// 429 with the time to wait.
+pub(crate) fn charge_wrong_key(app: &App, request: &Request) -> Result<(), Problem> {
+    let host = peer_ip(request).map_or_else(String::new, host);
+    let text = "too many wrong API keys from this address: check the key, and wait before the next try";
+    take(&app.limits.wrong_keys, &host, app, text)
+}
+
+fn take(rate: &Rate, caller: &str, app: &App, text: &str) -> Result<(), Problem> {
+    rate.take(caller, app.clock.now().monotonic_ms * 1000)
+        .map_err(|wait_us| Problem::new(ErrorKind::Overloaded, text).retry_after(wait_us.div_ceil(1_000_000).max(1)))
+}
+
+/// What counts as one host: an IPv4 address, or an IPv6 network of 64 bits, all of whose addresses one machine may use.
+fn host(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)).to_string(),
+    }
 }
 
 /// A body that keeps its request's slot until it is sent: an open event stream still counts.
@@ -136,6 +165,8 @@ impl http_body::Body for HeldBody {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -148,6 +179,31 @@ mod tests {
         assert_eq!(wait, 100_000);
         assert!(rate.take("a", 5_000_000 + wait).is_ok());
         assert!(rate.take("a", 5_000_000 + wait).is_err());
+    }
+
+    #[test]
+    fn all_addresses_of_an_ipv6_network_are_one_host() {
+        let of = |text: &str| host(text.parse().unwrap());
+        assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff::2"));
+        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_than_the_burst_and_the_average_pass(gaps in proptest::collection::vec(0u64..3_000_000, 1..200)) {
+            let rate = Rate::new(WRONG_KEYS_PER_SECOND, WRONG_KEYS_BURST);
+            let (mut now_us, mut passed) = (7_000_000, 0);
+            for gap in gaps {
+                now_us += gap;
+                match rate.take("a", now_us) {
+                    Ok(()) => passed += 1,
+                    Err(wait_us) => prop_assert!((1..=1_000_000).contains(&wait_us), "{wait_us}"),
+                }
+                let due = u64::from(WRONG_KEYS_BURST) + (now_us - 7_000_000) / 1_000_000;
+                prop_assert!(passed <= due, "{passed} of {due}");
+            }
+        }
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Each status of the error list, by a request that causes it.
 
+use std::time::Duration;
+
 use aivillage_gateway::GatewayConfig;
+use aivillage_storage::contract::ManualClock;
 use http::Method;
 use serde_json::json;
 
 use crate::client::Ask;
-use crate::village::Village;
+use crate::village::{Plan, Village};
 
 const CREATE: &str = "/v1/federated/training/create";
 const SUBMIT: &str = "/v1/federated/inference/submit";
@@ -174,16 +177,28 @@ async fn callers_who_come_too_often_are_429_with_retry_after_and_others_are_not(
 }
 
 #[tokio::test]
-async fn guessing_keys_costs_the_rate_of_the_address_and_not_of_others() {
-    let config = GatewayConfig { rate_limit_per_second: 1, rate_limit_burst: 2, ..GatewayConfig::default() };
-    let village = Village::configured(config).await;
-    let guess = |key: &'static str| village.get("/v1/federated/training/jobs").key(key);
-    guess("guess-1").send().await.problem(401);
-    guess("guess-2").send().await.problem(401);
-    let answer = guess("guess-3").send().await;
-    answer.problem(429);
-    assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
-    village.get("/v1/federated/training/jobs").key(&village.client).send().await.ok();
+async fn wrong_keys_are_429_after_twenty_and_valid_ones_never() {
+    let clock = ManualClock::at(1_700_000_000_000);
+    let village = Village::planned(Plan { clock: clock.clone(), ..Plan::default() }).await;
+    let jobs = || village.get("/v1/federated/training/jobs");
+    for i in 0..20 {
+        jobs().key(&format!("wrong-{i}")).send().await.problem(401);
+    }
+    for wrong in
+        [jobs().key("wrong"), jobs().header("x-api-key", "wrong"), jobs().header("authorization", "Basic YTpi")]
+    {
+        let answer = wrong.send().await;
+        let problem = answer.problem(429);
+        assert!(problem["detail"].as_str().unwrap().contains("API key"), "{problem}");
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+    for _ in 0..30 {
+        jobs().key(&village.client).send().await.ok();
+    }
+    jobs().send().await.ok();
+    clock.advance(Duration::from_secs(1));
+    jobs().key("wrong").send().await.problem(401);
+    jobs().key("wrong").send().await.problem(429);
 }
 
 #[tokio::test]

@@ -46,6 +46,7 @@ pub(crate) struct Plan {
     pub(crate) training: TrainingConfig,
     pub(crate) parts: bool,
     pub(crate) records: Option<Arc<dyn Records>>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Default for Plan {
@@ -55,6 +56,7 @@ impl Default for Plan {
             training: TrainingConfig { min_participants: 1, ..TrainingConfig::default() },
             parts: true,
             records: None,
+            clock: Arc::new(SystemClock::new()),
         }
     }
 }
@@ -73,7 +75,7 @@ impl Village {
     }
 
     async fn listening(plan: Plan, address: &str) -> Result<Self, GatewayError> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let clock = plan.clock;
         let records = plan.records.unwrap_or_else(|| Arc::new(MemoryRecords::new(Arc::clone(&clock))));
         let blobs: Arc<dyn Blobs> = Arc::new(MemoryBlobs::new());
         let inventory = Inventory::open(Arc::clone(&records), Arc::clone(&clock)).await.unwrap();
