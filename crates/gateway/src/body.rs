@@ -197,7 +197,7 @@ impl Fields {
 
     /// The pointer of a field.
     pub(crate) fn pointer(&self, name: &str) -> String {
-        format!("{}/{}", self.prefix, escape(name))
+        format!("{}{}", self.prefix, pointer(name))
     }
 
     /// Notes a fault found by the caller.
@@ -291,6 +291,11 @@ fn with_suggestion(message: String) -> String {
         }
         Some(_) | None => message,
     }
+}
+
+/// JSON pointer of a field of the body.
+pub(crate) fn pointer(name: &str) -> String {
+    format!("/{}", escape(name))
 }
 
 /// RFC 6901 escaping.

@@ -104,9 +104,11 @@ fn complete(path: &str, method: &str, operation: &mut Operation, access: Access)
     if path.contains('{') {
         add(operation, "404", "No such thing");
     }
-    if operation.request_body.is_some() {
+    if operation.request_body.is_some() || method == "post" {
         add(operation, "408", "The body took too long");
         add(operation, "413", "The body is longer than the limit");
+    }
+    if operation.request_body.is_some() {
         add(operation, "415", "The body's media type is not supported");
     }
     if method == "post" {

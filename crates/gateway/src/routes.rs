@@ -167,6 +167,27 @@ impl FromRequest<Arc<App>> for JsonObject {
     }
 }
 
+/// Extractor: the body of a request that takes no fields: nothing, or `{}`. What is sent and ignored would be a promise
+/// that nobody keeps.
+pub(crate) struct NoFields;
+
+impl FromRequest<Arc<App>> for NoFields {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        let (bytes, _share) = app.bodies.read(request.into_body()).await?;
+        if bytes.trim_ascii().is_empty() {
+            return Ok(Self);
+        }
+        let fields = body::parse_object(&bytes)?;
+        let unknown = |name: &String| {
+            let text = format!("unknown field `{name}`: this request takes no fields");
+            Fault::new(body::pointer(name), text)
+        };
+        if fields.is_empty() { Ok(Self) } else { Err(Problem::faults(fields.keys().map(unknown).collect())) }
+    }
+}
+
 /// Extractor: query parameters, whose faults are problem documents.
 pub(crate) struct Params<T>(pub(crate) T);
 

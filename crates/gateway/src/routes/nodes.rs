@@ -8,7 +8,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use http::StatusCode;
 
-use super::{JsonObject, Shared};
+use super::{JsonObject, NoFields, Shared};
 use crate::app::Part;
 use crate::body;
 use crate::dto::nodes::{DeclareAnswer, DeclareParticipant, Node, NodeList, ParticipantList, RevokeAnswer};
@@ -85,11 +85,15 @@ pub(crate) async fn nodes(State(app): Shared) -> Result<Json<NodeList>, Problem>
     Ok(Json(NodeList { nodes }))
 }
 
-/// Shuts a node out for good, at once.
+/// Shuts a node out for good, at once. The body is empty or `{}`.
 #[utoipa::path(post, path = "/v1/federated/nodes/{name}/revoke", tag = "participants",
     params(("name" = String, Path, description = "Its enrolled name")),
     responses((status = 200, body = RevokeAnswer)))]
-pub(crate) async fn revoke(State(app): Shared, Path(name): Path<String>) -> Result<Json<RevokeAnswer>, Problem> {
+pub(crate) async fn revoke(
+    State(app): Shared,
+    Path(name): Path<String>,
+    _: NoFields,
+) -> Result<Json<RevokeAnswer>, Problem> {
     let unknown = || Problem::new(ErrorKind::NotFound, format!("Node not found: no node `{name}` is enrolled"));
     let node = NodeName::new(name.clone()).map_err(|_| unknown())?;
     if !app.enrolment.revoke_node(&node).await? {

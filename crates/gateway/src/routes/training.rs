@@ -8,7 +8,7 @@ use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, ETAG};
 
-use super::{Caller, JsonObject, Params, Shared};
+use super::{Caller, JsonObject, NoFields, Params, Shared};
 use crate::app::App;
 use crate::body::{Fields, FromFields as _};
 use crate::dto::training::{CancelAnswer, CreateAnswer, CreateJob, JobAnswer, JobList, ModelQuery, StatusQuery};
@@ -98,7 +98,7 @@ pub(crate) async fn jobs(State(app): Shared) -> Result<Json<JobList>, Problem> {
     Ok(Json(app.training()?.list().await?.into()))
 }
 
-/// Ends a job. Its creator may, and every admin.
+/// Ends a job. Its creator may, and every admin. The body is empty or `{}`.
 #[utoipa::path(post, path = "/v1/federated/training/{job_id}/cancel", tag = "training",
     params(("job_id" = String, Path, description = "From `training/create`")),
     responses((status = 200, body = CancelAnswer)))]
@@ -106,6 +106,7 @@ pub(crate) async fn cancel(
     State(app): Shared,
     Caller(caller): Caller,
     Path(id): Path<String>,
+    _: NoFields,
 ) -> Result<Json<CancelAnswer>, Problem> {
     let training = app.training()?;
     let job = job_id(&id)?;

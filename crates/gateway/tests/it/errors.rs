@@ -202,6 +202,31 @@ async fn wrong_keys_are_429_after_twenty_and_valid_ones_never() {
 }
 
 #[tokio::test]
+async fn a_request_without_fields_takes_an_empty_body_or_an_empty_object_and_nothing_else() {
+    let village = Village::start().await;
+    let job = json!({"job_name": "x", "job_id": "j", "model_architecture": "mlp", "privacy_techniques": []});
+    village.post(CREATE).json(&job).send().await.ok();
+    let cancel = || village.post("/v1/federated/training/j/cancel");
+    let answer = cancel().json(&json!({"reason": "changed my mind"})).send().await.problem(400);
+    let fault = &answer["errors"][0];
+    assert_eq!(fault["pointer"], "/reason", "{answer}");
+    assert!(fault["detail"].as_str().unwrap().contains("takes no fields"), "{answer}");
+    let nodes = || village.post("/v1/federated/nodes/site-a/revoke").key(&village.admin);
+    nodes().json(&json!({"for": "a day"})).send().await.problem(400);
+    for bad in ["[]", "null", "true", "{", "cancel", "{}{}", "{\"a\": {}}"] {
+        cancel().body(bad).send().await.problem(400);
+        nodes().body(bad).send().await.problem(400);
+    }
+    // None of them has ended the job.
+    assert_ne!(village.get("/v1/federated/training/status/j").send().await.ok()["status"], "cancelled");
+    for good in ["{}", "", " { } \n"] {
+        assert_eq!(cancel().body(good).send().await.ok()["status"], "cancelled", "{good}");
+        nodes().body(good).send().await.problem(404);
+    }
+    cancel().json(&json!({})).send().await.ok();
+}
+
+#[tokio::test]
 async fn unknown_query_parameters_are_400() {
     let village = Village::start().await;
     let answer = village.get("/v1/federated/training/job_x/model?rund=1").send().await;
