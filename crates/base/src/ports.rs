@@ -198,6 +198,12 @@ pub trait BlobWriter: Send + Debug {
     async fn finish(self: Box<Self>) -> Result<BlobRef, StoreError>;
 }
 
+/// A blob opened for reads that block, from any thread; it stays readable if the blob is deleted meanwhile.
+pub trait BlobReader: Send + Sync + Debug {
+    /// Fills `out` from `offset`; not verified. A blob that ends before `out` is full is [`StoreError::Damaged`].
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), StoreError>;
+}
+
 /// Content-addressed bytes.
 ///
 /// # Behavior
@@ -210,6 +216,8 @@ pub trait Blobs: Send + Sync + Debug {
     async fn writer(&self, expected: u64) -> Result<Box<dyn BlobWriter>, StoreError>;
     /// The whole blob, verified; None if there is none.
     async fn read(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError>;
+    /// Opens a blob for blocking reads; None if there is none. Blocks on the disk: for blocking threads.
+    fn open(&self, digest: &Digest) -> Result<Option<Arc<dyn BlobReader>>, StoreError>;
     /// Up to `len` bytes from `offset`; fewer only at the end.
     async fn read_at(&self, digest: &Digest, offset: u64, len: usize) -> Result<Bytes, StoreError>;
     /// Length in bytes, if present.

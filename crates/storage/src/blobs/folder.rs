@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use aivillage_base::Digest;
-use aivillage_base::ports::{BlobWriter, Blobs, StoreError, SyncStats};
+use aivillage_base::ports::{BlobReader, BlobWriter, Blobs, StoreError, SyncStats};
 use aivillage_base::wire::BlobRef;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -205,12 +205,7 @@ impl Shared {
         let Some((file, size)) = self.open_blob(digest)? else { return Err(missing(digest)) };
         let left = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
         let mut block = vec![0; len.min(left)];
-        file.read_exact_at(&mut block, offset).map_err(|e| {
-            if e.kind() == io::ErrorKind::UnexpectedEof {
-                return StoreError::Damaged(format!("{} is shorter than it was", self.path(digest).display()));
-            }
-            disk::unusable("read", &self.path(digest), &e)
-        })?;
+        FolderReader { file, path: self.path(digest) }.read_at(offset, &mut block)?;
         Ok(Bytes::from(block))
     }
 
@@ -234,6 +229,24 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| StoreError::Unavailable(format!("a file task has stopped: {e}")))?
+}
+
+/// A blob's open file.
+#[derive(Debug)]
+struct FolderReader {
+    file: File,
+    path: PathBuf,
+}
+
+impl BlobReader for FolderReader {
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), StoreError> {
+        self.file.read_exact_at(out, offset).map_err(|e| {
+            if e.kind() == io::ErrorKind::UnexpectedEof {
+                return StoreError::Damaged(format!("{} is shorter than it was", self.path.display()));
+            }
+            disk::unusable("read", &self.path, &e)
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -270,6 +283,11 @@ impl Blobs for FolderBlobs {
     async fn read(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
         let (shared, digest) = (Arc::clone(&self.shared), *digest);
         blocking(move || shared.read(&digest)).await
+    }
+
+    fn open(&self, digest: &Digest) -> Result<Option<Arc<dyn BlobReader>>, StoreError> {
+        let Some((file, _)) = self.shared.open_blob(digest)? else { return Ok(None) };
+        Ok(Some(Arc::new(FolderReader { file, path: self.shared.path(digest) })))
     }
 
     async fn read_at(&self, digest: &Digest, offset: u64, len: usize) -> Result<Bytes, StoreError> {

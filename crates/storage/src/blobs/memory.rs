@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use aivillage_base::Digest;
-use aivillage_base::ports::{BlobWriter, Blobs, StoreError, SyncStats};
+use aivillage_base::ports::{BlobReader, BlobWriter, Blobs, StoreError, SyncStats};
 use aivillage_base::wire::BlobRef;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -94,6 +94,22 @@ impl BlobWriter for MemoryWriter {
     }
 }
 
+#[derive(Debug)]
+struct MemoryReader(Bytes);
+
+impl BlobReader for MemoryReader {
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), StoreError> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(out.len());
+        let range = self
+            .0
+            .get(start..end)
+            .ok_or_else(|| StoreError::Damaged(format!("a blob of {} bytes is shorter than {end}", self.0.len())))?;
+        out.copy_from_slice(range);
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Blobs for MemoryBlobs {
     async fn writer(&self, expected: u64) -> Result<Box<dyn BlobWriter>, StoreError> {
@@ -104,6 +120,11 @@ impl Blobs for MemoryBlobs {
 
     async fn read(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
         Ok(self.state().bytes.get(digest).cloned())
+    }
+
+    fn open(&self, digest: &Digest) -> Result<Option<Arc<dyn BlobReader>>, StoreError> {
+        let blob = self.state().bytes.get(digest).cloned();
+        Ok(blob.map(|bytes| Arc::new(MemoryReader(bytes)) as Arc<dyn BlobReader>))
     }
 
     async fn read_at(&self, digest: &Digest, offset: u64, len: usize) -> Result<Bytes, StoreError> {

@@ -144,6 +144,31 @@ pub async fn blocks_are_read_at_offsets(make: Make<'_>) {
     assert!(matches!(absent, Err(StoreError::Damaged(_))), "{absent:?}");
 }
 
+/// An opened blob fills buffers from anywhere, on any thread, and says when it ends too early; deletion does not end it.
+pub async fn an_opened_blob_is_read_in_place(make: Make<'_>) {
+    let store = make(None);
+    let bytes = noise(100_000, 11);
+    let blob = put_blob(&*store, bytes.clone()).await.expect("stored").digest;
+    let reader = store.open(&blob).expect("works").expect("there");
+    store.delete(&blob).await.expect("deleted");
+    std::thread::scope(|scope| {
+        for start in [0, 1, 12_345, 99_990] {
+            let (reader, bytes) = (&reader, &bytes);
+            scope.spawn(move || {
+                let mut out = [0; 10];
+                reader.read_at(start as u64, &mut out).expect("read");
+                assert_eq!(out, bytes[start..start + 10]);
+            });
+        }
+    });
+    reader.read_at(100_000, &mut []).expect("nothing asked, nothing missing");
+    for offset in [99_991, 100_000, u64::from(u32::MAX)] {
+        let cut = reader.read_at(offset, &mut [0; 10]);
+        assert!(matches!(cut, Err(StoreError::Damaged(_))), "{cut:?}");
+    }
+    assert!(store.open(&blob).expect("works").is_none(), "a deleted blob cannot be opened");
+}
+
 /// A deleted blob is gone, can be deleted again and written again; the list is in order.
 pub async fn deleted_blobs_are_forgotten(make: Make<'_>) {
     let store = make(None);
@@ -173,6 +198,7 @@ macro_rules! blobs_contract {
             a_dropped_writer_leaves_nothing
             a_full_quota_refuses_with_the_sizes
             blocks_are_read_at_offsets
+            an_opened_blob_is_read_in_place
             deleted_blobs_are_forgotten
         );
     };
