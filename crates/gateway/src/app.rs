@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::ApiKeys;
 use crate::body::Bodies;
 use crate::config::GatewayConfig;
+use crate::feeds::Feeds;
 use crate::idempotency::Idempotency;
 use crate::limits::Limits;
 use crate::metrics::HttpMetrics;
@@ -87,6 +88,7 @@ pub(crate) struct App {
     pub(crate) limits: Limits,
     pub(crate) bodies: Bodies,
     pub(crate) idempotency: Arc<Idempotency>,
+    pub(crate) feeds: Feeds,
     pub(crate) openapi: bytes::Bytes,
     pub(crate) cancel: CancellationToken,
     pub(crate) started_ms: u64,

@@ -21,6 +21,7 @@ mod auth;
 mod body;
 mod config;
 mod dto;
+mod feeds;
 mod guard;
 mod idempotency;
 mod limits;
@@ -145,6 +146,7 @@ async fn open(mut deps: GatewayDeps, cancel: CancellationToken) -> Result<Arc<Ap
         limits,
         bodies,
         idempotency: Arc::new(idempotency),
+        feeds: feeds::Feeds::default(),
         openapi: openapi.into(),
         cancel,
     }))

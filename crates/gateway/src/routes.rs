@@ -123,6 +123,7 @@ fn cors(config: &GatewayConfig) -> CorsLayer {
             header::CONTENT_TYPE,
             HeaderName::from_static("x-api-key"),
             HeaderName::from_static("idempotency-key"),
+            HeaderName::from_static("last-event-id"),
         ])
         .expose_headers([header::RETRY_AFTER, idempotency::REPLAYED.clone()])
 }

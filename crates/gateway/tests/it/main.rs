@@ -5,6 +5,7 @@
 mod client;
 mod documents;
 mod errors;
+mod events;
 mod idempotency;
 mod inference;
 mod keys;

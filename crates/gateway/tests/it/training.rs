@@ -1,12 +1,9 @@
 //! Jobs through the door: create, list, watch, cancel.
 
-use std::time::Duration;
-
-use aivillage_gateway::GatewayConfig;
-use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 use crate::client::PATIENCE;
+use crate::events::parse;
 use crate::village::Village;
 
 const CREATE: &str = "/v1/federated/training/create";
@@ -60,41 +57,6 @@ async fn only_its_creator_or_an_admin_cancels_a_job() {
     cancel().key(&village.admin).send().await.ok();
 }
 
-/// Name and data of the events in a piece of an event stream.
-fn parse(text: &str) -> Vec<(String, Value)> {
-    text.split("\n\n")
-        .filter_map(|block| {
-            let field = |name: &str| block.lines().find_map(|l| l.strip_prefix(name).map(str::trim));
-            Some((field("event:")?.to_owned(), serde_json::from_str(field("data:")?).unwrap()))
-        })
-        .collect()
-}
-
-#[tokio::test]
-async fn events_begin_with_the_state_follow_what_happens_and_end_with_the_job() {
-    let village = Village::start().await;
-    village.post(CREATE).json(&job()).send().await.ok();
-    let stream = village.get("/v1/federated/training/test_job_001/events").open().await;
-    assert_eq!(stream.headers()["content-type"], "text/event-stream");
-    let mut body = stream.into_body();
-    let mut text = String::new();
-    while parse(&text).is_empty() {
-        let frame = tokio::time::timeout(PATIENCE, body.frame()).await.unwrap().unwrap().unwrap();
-        text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
-    }
-    assert_eq!(parse(&text)[0].0, "state");
-    assert_eq!(parse(&text)[0].1["job_id"], "test_job_001");
-    village.post("/v1/federated/training/test_job_001/cancel").send().await.ok();
-    let rest = tokio::time::timeout(PATIENCE, body.collect()).await.expect("the stream ends").unwrap();
-    text.push_str(std::str::from_utf8(&rest.to_bytes()).unwrap());
-    let events = parse(&text);
-    let (name, data) = events.last().unwrap();
-    assert_eq!((name.as_str(), &data["status"]), ("status", &json!("cancelled")), "{events:?}");
-    // Of an ended job there is only the state.
-    let late = village.get("/v1/federated/training/test_job_001/events").send().await.text();
-    assert_eq!(parse(&late).len(), 1, "{late}");
-}
-
 #[tokio::test]
 async fn rounds_are_told_member_by_member_and_their_models_can_be_fetched() {
     let village = Village::start().await;
@@ -127,18 +89,5 @@ async fn rounds_are_told_member_by_member_and_their_models_can_be_fetched() {
 
     let text = tokio::time::timeout(PATIENCE, events).await.unwrap().unwrap().text();
     let last = parse(&text).pop().unwrap();
-    assert!(last.1["status"] == "completed", "{text}");
-}
-
-#[tokio::test]
-async fn a_silent_event_stream_shows_that_it_lives() {
-    let config = GatewayConfig { sse_heartbeat: Duration::from_millis(20), ..GatewayConfig::default() };
-    let village = Village::configured(config).await;
-    village.post(CREATE).json(&job()).send().await.ok();
-    let mut body = village.get("/v1/federated/training/test_job_001/events").open().await.into_body();
-    let mut text = String::new();
-    while !text.contains(": heartbeat") {
-        let frame = tokio::time::timeout(PATIENCE, body.frame()).await.unwrap().unwrap().unwrap();
-        text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
-    }
+    assert!(last.data["status"] == "completed", "{text}");
 }
