@@ -3,6 +3,7 @@
 //! Promise: the measured case is what the help says, and one JSON document holds every figure. What others reach in the
 //! same run is `bench/`'s business.
 
+mod robust;
 mod round;
 mod train;
 
@@ -17,6 +18,8 @@ use crate::exit::CliError;
 pub enum BenchCommand {
     /// Rounds of real processes that send updates without training
     Round(round::RoundArgs),
+    /// Accuracy of each strategy when some nodes are not honest, on real data
+    Robust(robust::RobustArgs),
     /// Local training: samples a second on one thread
     Train(train::TrainArgs),
 }
@@ -24,6 +27,7 @@ pub enum BenchCommand {
 pub(super) async fn run(command: BenchCommand) -> Result<(), CliError> {
     match command {
         BenchCommand::Round(args) => round::run(&args).await,
+        BenchCommand::Robust(args) => robust::run(&args),
         BenchCommand::Train(args) => train::run(&args),
     }
 }
