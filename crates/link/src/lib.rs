@@ -32,7 +32,7 @@ mod tls;
 mod token;
 
 pub use ca::{Authority, CaError, SERVER_NAME};
-pub use client::{Enrolment, LinkClient, LinkError, join, renew};
+pub use client::{Enrolment, LinkClient, LinkError, join, join_within, renew};
 pub use identity::{Identity, IdentityError};
 pub use protocol::{MESSAGE_MAX, Reason};
 pub use registry::{EnrolledNode, Issued, NewToken, Registry, RegistryError, TokenRecord, TokenState};

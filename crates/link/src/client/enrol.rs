@@ -12,7 +12,9 @@ use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
+use super::backoff::{Backoff, chance};
 use super::dial::Dialer;
 use super::error::LinkError;
 use crate::address::Address;
@@ -20,6 +22,11 @@ use crate::identity::Identity;
 use crate::protocol::{Certified, JOIN, JoinRequest, RENEW, RenewRequest};
 use crate::tls::{self, Presents, Trusts};
 use crate::token::Token;
+
+/// Waits between tries to join: machines that start together are up within seconds of each other, and who waits at a
+/// screen should not wait longer than that.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
 /// What a node keeps of having joined: no secrets, those are in its identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +100,38 @@ pub async fn join(
         return Err(LinkError::NotTheIssuer { address: dialer.address.to_string() });
     }
     enrolment(dialer.address.to_string(), identity, certified)
+}
+
+/// [`join`] for a gateway that may not be up yet: a link that cannot be reached or is busy is tried again with jittered
+/// back-off; no try begins later than `patience` after the first.
+///
+/// # Errors
+/// [`LinkError`]: the last try's; whatever else than patience would have to mend, at once.
+pub async fn join_within(
+    patience: Duration,
+    address: &str,
+    token: &str,
+    identity: &Identity,
+    clock: &Arc<dyn Clock>,
+) -> Result<Enrolment, LinkError> {
+    let started = Instant::now();
+    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+    let mut said = false;
+    loop {
+        let error = match join(address, token, identity, clock).await {
+            Err(error @ (LinkError::Unreachable { .. } | LinkError::Busy { .. })) => error,
+            joined_or_refused => return joined_or_refused,
+        };
+        let pause = backoff.wait(error.asked(), chance());
+        if started.elapsed() + pause > patience {
+            return Err(error);
+        }
+        if !said {
+            tracing::warn!(%error, patience_s = patience.as_secs(), "not joined yet, trying again");
+            said = true;
+        }
+        tokio::time::sleep(pause).await;
+    }
 }
 
 /// Renews the certificate with the node's key; works as well after it has run out.

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use aivillage_base::ports::{Uplink, UplinkError};
 use aivillage_base::wire::Up;
-use aivillage_link::{Identity, LinkError, Pin, Reason, Token, join, renew};
+use aivillage_link::{Identity, LinkError, Pin, Reason, Token, join, join_within, renew};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::village::{Heard, Node, ShiftedClock, Village, config, soon};
+use crate::village::{Heard, Node, PATIENCE, ShiftedClock, Village, config, soon};
 
 fn reason(error: &LinkError) -> Option<Reason> {
     if let LinkError::Refused { reason, .. } = error { Some(*reason) } else { None }
@@ -25,6 +25,47 @@ async fn a_join_whose_answer_was_lost_can_be_repeated_by_its_key_only() {
     let other = Identity::generate().unwrap();
     let error = join(&village.address(), &token, &other, &clock).await.unwrap_err();
     assert_eq!(reason(&error), Some(Reason::TokenUsed), "{error}");
+}
+
+#[tokio::test]
+async fn a_join_waits_for_a_gateway_that_is_not_up_yet() {
+    let mut village = Village::start().await;
+    let (token, clock, address) = (village.token("early").await, village.clock(), village.server.address());
+    village.stop().await;
+    let identity = Identity::generate().unwrap();
+    // At first something is there that hangs up: the first try has failed before the gateway comes.
+    let nobody = TcpListener::bind(address).await.unwrap();
+    let text = address.to_string();
+    let joining = join_within(PATIENCE, &text, &token, &identity, &clock);
+    let coming = async {
+        drop(nobody.accept().await.unwrap());
+        drop(nobody);
+        village.restart_stopped().await;
+    };
+    let (joined, ()) = soon(async { tokio::join!(joining, coming) }).await;
+    assert_eq!(joined.unwrap().name.as_str(), "early");
+}
+
+#[tokio::test]
+async fn a_join_does_not_wait_where_waiting_cannot_help() {
+    let (village, other) = (Village::start().await, Village::start().await);
+    let (identity, clock, address) = (Identity::generate().unwrap(), village.clock(), village.address());
+    // Far longer than the test may take: an answer in time is an answer at once.
+    let patience = PATIENCE * 10;
+    let within =
+        async |address: &str, token: &str| soon(join_within(patience, address, token, &identity, &clock)).await;
+    let unknown = Token::random(village.authority.pin()).reveal();
+    assert_eq!(reason(&within(&address, &unknown).await.unwrap_err()), Some(Reason::TokenUnknown));
+    let error = within(&address, &other.token("a").await).await.unwrap_err();
+    assert!(matches!(error, LinkError::NotTheIssuer { .. }), "{error}");
+    assert!(matches!(within(&address, "rubbish").await, Err(LinkError::BadToken(_))));
+    assert!(matches!(within("host:port", &unknown).await, Err(LinkError::BadAddress(_))));
+    // Nobody is there, and no patience either.
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let error = soon(join_within(Duration::ZERO, &free, &unknown, &identity, &clock)).await.unwrap_err();
+    assert!(matches!(error, LinkError::Unreachable { .. }), "{error}");
+    let error = soon(join_within(Duration::from_millis(300), &free, &unknown, &identity, &clock)).await.unwrap_err();
+    assert!(matches!(error, LinkError::Unreachable { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -175,8 +175,13 @@ impl Village {
 
     /// Stops and starts on the same port, with the same records.
     pub(crate) async fn restart(&mut self) {
-        let address = self.server.address();
         self.stop().await;
+        self.restart_stopped().await;
+    }
+
+    /// Starts again after [`Self::stop`].
+    pub(crate) async fn restart_stopped(&mut self) {
+        let address = self.server.address();
         self.cancel = CancellationToken::new();
         self.streams = Streams::new(self.config.clone());
         let deps = LinkDeps {
