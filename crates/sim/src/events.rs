@@ -30,7 +30,7 @@ pub(crate) enum Reply {
 pub(crate) enum Event {
     Wire(Wire),
     AtNode(AtNode),
-    AtProcess(AtProcess),
+    AtProcess(Box<AtProcess>),
     Client(Client),
     Fate(Fate),
 }
@@ -114,7 +114,7 @@ impl From<AtNode> for Event {
 
 impl From<AtProcess> for Event {
     fn from(event: AtProcess) -> Self {
-        Self::AtProcess(event)
+        Self::AtProcess(Box::new(event))
     }
 }
 

@@ -224,7 +224,7 @@ impl Process {
     }
 
     fn fetch(&self, world: &World, peer: &Peer, blob: &BlobRef) -> Reply {
-        if !self.owned.values().any(|o| o.job.offers_model(peer, &blob.digest)) {
+        if !self.owned.values().any(|o| o.job.offers_to(peer, &blob.digest)) {
             // A job whose lease is not taken yet may offer it in a moment.
             let waiting = ready(store::jobs(&world.records)).unwrap_or_default();
             let waiting =

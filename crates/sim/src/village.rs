@@ -247,7 +247,7 @@ impl Village {
                 return Err(Breach { invariant: "I7", detail });
             }
             self.world.clock.set(at);
-            let looks = matches!(event, Event::AtProcess(AtProcess::Tick { .. }));
+            let looks = matches!(&event, Event::AtProcess(event) if matches!(**event, AtProcess::Tick { .. }));
             self.happen(event)?;
             if looks && self.done() {
                 return Ok(());
@@ -326,7 +326,7 @@ impl Village {
         match event {
             Event::Wire(event) => self.at_wire(event),
             Event::AtNode(event) => self.at_node(event),
-            Event::AtProcess(event) => self.at_process(event),
+            Event::AtProcess(event) => self.at_process(*event),
             Event::Client(event) => self.at_client(event),
             Event::Fate(event) => self.fate(event),
         }

@@ -4,25 +4,25 @@
 //! at once cost one wait for the disk. No reply and no effect leaves before that commit has returned. A commit that fails
 //! for a reason that may pass is tried again; one that is fenced ends the task: another coordinator owns the job.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use aivillage_base::JobId;
 use aivillage_base::bundle;
 use aivillage_base::ports::{Fence, StoreError, put_blob};
-use aivillage_base::wire::{BlobRef, Peer, UpdateHeader, UpdateReply};
+use aivillage_base::wire::{Peer, UpdateHeader, UpdateReply};
+use aivillage_base::{Digest, JobId};
 
 use crate::aggregate;
 use crate::handle::Deps;
-use crate::job::Job;
+use crate::job::{Job, Offers};
+use crate::kept::Kept;
 use crate::record::JobRecord;
 use crate::recruit::Candidate;
 use crate::shared::Shared;
-use crate::step::{Change, ComputeError, Effect, Input, Step};
+use crate::step::{Change, ComputeError, Effect, Input, Made, Step};
 use crate::store;
 use crate::view::{EventKind, JobStatus, RoundView};
 
@@ -32,8 +32,6 @@ const DRAIN_MAX: usize = 256;
 const TICK: Duration = Duration::from_millis(500);
 /// How long a lease lasts without renewal.
 const LEASE: Duration = Duration::from_secs(30);
-/// Bytes of round models kept a job; at least the two newest stay.
-const MODELS_KEPT_BYTES: u64 = 64 << 20;
 
 /// What is sent to the task.
 #[derive(Debug)]
@@ -77,7 +75,9 @@ pub(crate) struct Actor {
     pub(crate) outbox: mpsc::WeakSender<Message>,
     pub(crate) cancel: CancellationToken,
     pub(crate) epoch: u64,
-    pub(crate) models: VecDeque<BlobRef>,
+    pub(crate) kept: Kept,
+    /// Which offers the board shows.
+    pub(crate) shown: Option<Offers>,
     /// Nodes that are connected already.
     pub(crate) present: Vec<Candidate>,
 }
@@ -108,7 +108,7 @@ impl Actor {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let now = self.deps.clock.now();
         let mut renewed = now.monotonic_ms;
-        self.shared.offer(&self.id, self.job.round());
+        self.show();
         let mut first = self.job.resume(now);
         for candidate in std::mem::take(&mut self.present) {
             merge(&mut first, self.job.step(now, Input::Joined(candidate)));
@@ -200,6 +200,7 @@ impl Actor {
     async fn settle(&mut self, step: Step, pending: Vec<Pending>) -> Result<(), Exit> {
         if !step.changes.is_empty() {
             self.persist(step.changes).await?;
+            self.show();
         }
         for waiting in pending {
             // A receiver that went away asked for nothing that must be done.
@@ -280,7 +281,7 @@ impl Actor {
                     self.shared.drop_payload(&*self.deps.blobs, digest).await;
                 }
             }
-            Effect::Model(blob) => self.model_made(blob).await,
+            Effect::Model(made) => self.model_made(made).await,
             Effect::Event(kind) => self.event(kind),
         }
     }
@@ -312,19 +313,24 @@ impl Actor {
         });
     }
 
-    /// Keeps the newest models of the job and lets the oldest go.
-    async fn model_made(&mut self, blob: BlobRef) {
-        self.models.push_back(blob);
-        let mut total: u64 = self.models.iter().map(|m| m.bytes).sum();
-        while self.models.len() > 2 && total > MODELS_KEPT_BYTES {
-            if let Some(old) = self.models.pop_front() {
-                total -= old.bytes;
-                if !self.models.contains(&old) {
-                    self.shared.drop_model(&self.deps, &self.id, old.digest).await;
-                }
-            }
+    /// Keeps the newest models and states of the job and lets the oldest go.
+    async fn model_made(&mut self, made: Made) {
+        let new: Vec<Digest> = made.state.iter().map(|s| s.blob.digest).chain([made.model.digest]).collect();
+        for digest in new {
+            self.shared.keep_model(&self.id, digest);
         }
-        self.shared.keep_model(&self.id, blob.digest);
+        for old in self.kept.add(made, &self.job.needed()) {
+            self.shared.drop_model(&self.deps, &self.id, old).await;
+        }
+    }
+
+    /// What members may fetch is on the board before they are told of it.
+    fn show(&mut self) {
+        let now = Some(self.job.offers());
+        if now != self.shown {
+            self.shared.offer(&self.id, self.job.offered());
+            self.shown = now;
+        }
     }
 
     fn event(&self, kind: EventKind) {
@@ -349,7 +355,7 @@ impl Actor {
             }
             EventKind::Member { .. } | EventKind::RoundOpened { .. } | EventKind::Recruiting { .. } => {}
         }
-        self.shared.publish_event(&self.id, kind, self.job.round());
+        self.shared.publish_event(&self.id, kind);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Requests find their job here; ended jobs are read from the store. Nothing is decided here: see [`crate::job`].
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ use crate::actor::{Actor, Exit, Message, Snapshot};
 use crate::error::{Fault, TrainingError};
 use crate::handle::Deps;
 use crate::job::{Job, Rules};
-use crate::record::{JobRecord, MemberRecord, Saved, Stage};
+use crate::kept::Kept;
+use crate::record::{Counted, JobRecord, MemberRecord, RoundRecord, Saved, Stage};
 use crate::recruit::{self, Candidate};
 use crate::shared::{Board, Shared, lock};
 use crate::spec::{CatalogueModel, JobRequest, JobSpec, ModelChoice, resolve};
@@ -63,7 +64,7 @@ impl Coordinator {
             }
         }
         // An attempt's updates go once its end is durable; a process that died in between has left them.
-        for counted in ended.iter().flat_map(|r| &r.members).filter_map(MemberRecord::counted).filter(|c| !c.inline) {
+        for counted in ended.iter().flat_map(leftovers) {
             this.shared.sweep_payload(&*this.deps.blobs, counted.payload.digest).await;
         }
         for saved in unfinished {
@@ -74,11 +75,11 @@ impl Coordinator {
 
     /// Counts what a stored job refers to.
     async fn note(&self, saved: &Saved) {
-        for model in models(saved) {
-            self.shared.keep_model(&saved.record.spec.job_id, model.digest);
+        for digest in Kept::of(saved).digests() {
+            self.shared.keep_model(&saved.record.spec.job_id, digest);
         }
         let mut payloads = self.shared.payloads.lock().await;
-        for counted in saved.members.iter().filter_map(MemberRecord::counted).filter(|c| !c.inline) {
+        for counted in stored(saved) {
             *payloads.entry(counted.payload.digest).or_default() += 1;
         }
     }
@@ -86,7 +87,7 @@ impl Coordinator {
     /// Counts the updates that another coordinator has taken in meanwhile.
     async fn recount(&self, saved: &Saved) {
         let mut payloads = self.shared.payloads.lock().await;
-        for counted in saved.members.iter().filter_map(MemberRecord::counted).filter(|c| !c.inline) {
+        for counted in stored(saved) {
             payloads.entry(counted.payload.digest).or_insert(1);
         }
     }
@@ -104,9 +105,9 @@ impl Coordinator {
         let id = saved.record.spec.job_id.clone();
         let (outbox, mut inbox) = mpsc::channel(INBOX);
         let (events, _) = broadcast::channel(EVENTS);
-        let board = Board { outbox: outbox.clone(), events, sequence: 0, offered: None };
+        let board = Board { outbox: outbox.clone(), events, sequence: 0, offered: BTreeMap::new() };
         lock(&self.shared.boards).insert(id.clone(), board);
-        self.shared.offer(&id, Job::restore(self.deps.clock.now(), saved, self.rules()).round());
+        self.shared.offer(&id, Job::restore(self.deps.clock.now(), saved, self.rules()).offered());
         let this = Arc::clone(self);
         tokio::spawn(async move {
             while let Some((actor, waiting)) = this.prepare(&id, &outbox, inbox).await {
@@ -144,7 +145,8 @@ impl Coordinator {
         let present = self.deps.transport.connected();
         let actor = Actor {
             id: id.clone(),
-            models: models(&saved),
+            kept: Kept::of(&saved),
+            shown: None,
             job: Job::restore(self.deps.clock.now(), saved, self.rules()),
             deps: self.deps.clone(),
             shared: Arc::clone(&self.shared),
@@ -337,8 +339,7 @@ impl Coordinator {
     pub(crate) fn stats(&self) -> TrainingStats {
         let metrics = &self.deps.metrics;
         let boards = lock(&self.shared.boards);
-        let active: BTreeSet<&Peer> =
-            boards.values().filter_map(|b| b.offered.as_ref()).flat_map(|(_, members)| members).collect();
+        let active: BTreeSet<&Peer> = boards.values().flat_map(|b| b.offered.values()).flatten().collect();
         TrainingStats {
             unfinished: boards.len() as u64,
             rounds_published: metrics.rounds_published.get(),
@@ -432,25 +433,22 @@ impl Coordinator {
 
     pub(crate) fn may_fetch(&self, node: &Peer, digest: &Digest) -> bool {
         let boards = lock(&self.shared.boards);
-        boards
-            .values()
-            .filter_map(|b| b.offered.as_ref())
-            .any(|(model, members)| model == digest && members.contains(node))
+        boards.values().filter_map(|b| b.offered.get(digest)).any(|members| members.contains(node))
     }
 }
 
-/// The models a stored job keeps, oldest first.
-fn models(saved: &Saved) -> VecDeque<BlobRef> {
-    let mut models = VecDeque::new();
-    for round in &saved.attempts {
-        if let Stage::Done { model_out, .. } = &round.stage {
-            models.push_back(*model_out);
-        }
-    }
-    if let Some(model) = saved.record.model.filter(|m| !models.contains(m)) {
-        models.push_back(model);
-    }
-    models
+/// Updates in the blob store that a stored job refers to: of the attempt under way, and those kept for auditors.
+fn stored(saved: &Saved) -> impl Iterator<Item = &Counted> {
+    let open = saved.members.iter().filter_map(MemberRecord::counted);
+    let retained = saved.attempts.iter().flat_map(RoundRecord::retained).map(|(_, counted)| counted);
+    open.chain(retained).filter(|c| !c.inline)
+}
+
+/// Updates in the blob store that an ended attempt no longer needs.
+fn leftovers(ended: &RoundRecord) -> impl Iterator<Item = &Counted> {
+    let retained: BTreeSet<Digest> = ended.retained().map(|(_, c)| c.payload.digest).collect();
+    let counted = ended.members.iter().filter_map(MemberRecord::counted);
+    counted.filter(move |c| !c.inline && !retained.contains(&c.payload.digest))
 }
 
 fn random_seed() -> u64 {

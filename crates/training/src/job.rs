@@ -3,7 +3,7 @@
 //! `step(now, input)` changes the machine and says, in a [`Step`], what to persist ([`Change`]) and what to do once that
 //! is durable ([`Effect`]). Effects can be lost: [`Job::resume`] gives again those that a restarted shell owes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aivillage_base::ports::Payload;
 use aivillage_base::time::Now;
@@ -11,9 +11,9 @@ use aivillage_base::wire::{BlobRef, Declined, Down, Peer, RoundKey, UpdateHeader
 use aivillage_base::{Architecture, Digest, NodeName};
 
 use crate::config::Selection;
-use crate::record::{JobRecord, Life, MemberRecord, MemberState, RoundRecord, Saved, Stage};
+use crate::record::{Base, JobRecord, Life, MemberRecord, MemberState, RoundRecord, Saved, Stage};
 use crate::recruit::{self, Candidate};
-use crate::round::{Round, Verdict};
+use crate::round::{CARRIED_RETRY_MS, Round, Verdict};
 use crate::spec::Start;
 use crate::step::{Change, ComputeError, Effect, Input, Made, Step};
 use crate::view::{EventKind, JobStatus};
@@ -23,6 +23,7 @@ const FAILURES_MAX: u32 = 3;
 /// Pause before an unanswered invitation is sent again, in milliseconds.
 const REMIND_MS: u64 = 5_000;
 
+mod attempts;
 mod orders;
 
 /// What the operator decides, as far as a job needs it.
@@ -34,6 +35,13 @@ pub struct Rules {
     pub silence_ms: u64,
 }
 
+/// Tells one state of what a job offers from another, without making the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offers {
+    round: Option<(RoundKey, u64)>,
+    carried: Vec<NodeName>,
+}
+
 /// A job.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -43,6 +51,8 @@ pub struct Job {
     /// The attempt that ended last, for members who repeat themselves.
     last: Option<RoundRecord>,
     candidates: BTreeMap<NodeName, Candidate>,
+    /// Members of the last attempt that are still at work for it, with the time they have left in milliseconds.
+    at_work: BTreeMap<NodeName, (Base, u64)>,
     waiting_for: Option<String>,
     /// The first model is being made, or the last one is on its way into the catalogue: asked for once.
     busy: bool,
@@ -59,6 +69,7 @@ impl Job {
             round: None,
             last: ended.into_iter().next_back(),
             candidates: BTreeMap::new(),
+            at_work: BTreeMap::new(),
             waiting_for: None,
             busy: false,
         };
@@ -92,26 +103,63 @@ impl Job {
         self.record.life.status()
     }
 
-    /// True if this blob is what members of the attempt under way start from.
+    /// What nodes may fetch: members of the attempt under way, and those that are carried into the next one.
     #[must_use]
-    pub fn offers_model(&self, peer: &Peer, digest: &Digest) -> bool {
-        self.round.as_ref().is_some_and(|r| r.model_in().digest == *digest && r.has(peer))
+    pub fn offered(&self) -> BTreeMap<Digest, BTreeSet<Peer>> {
+        let mut offered = self.round.as_ref().map(Round::offered).unwrap_or_default();
+        for (name, (base, _)) in &self.at_work {
+            if let Some(candidate) = self.candidates.get(name) {
+                offered.entry(base.model.digest).or_default().insert(candidate.peer.clone());
+            }
+        }
+        offered
+    }
+
+    /// Differs whenever [`Self::offered`] does.
+    #[must_use]
+    pub fn offers(&self) -> Offers {
+        let round = self.round.as_ref().map(|round| (round.key().clone(), round.offers()));
+        Offers { round, carried: self.at_work.keys().cloned().collect() }
+    }
+
+    /// May this node fetch this blob?
+    #[must_use]
+    pub fn offers_to(&self, peer: &Peer, digest: &Digest) -> bool {
+        let carried = self.candidates.get(&peer.name).filter(|c| c.peer == *peer);
+        let carried = carried.and_then(|c| self.at_work.get(&c.peer.name));
+        self.round.as_ref().is_some_and(|r| r.offers_to(peer, digest))
+            || carried.is_some_and(|(base, _)| base.model.digest == *digest)
+    }
+
+    /// Blobs that nodes may still fetch or that the attempt under way is made from: they must stay.
+    #[must_use]
+    pub fn needed(&self) -> BTreeSet<Digest> {
+        let carried = self.at_work.values().map(|(base, _)| base.model.digest);
+        let state = self.record.state.iter().map(|slot| slot.blob.digest);
+        let newest = self.record.model.iter().map(|model| model.digest);
+        let offered = self.round.iter().flat_map(|round| round.offered().into_keys());
+        carried.chain(state).chain(newest).chain(offered).collect()
     }
 
     /// What would be said to this update by its header alone; None = its bytes are wanted.
     #[must_use]
     pub fn offer(&self, peer: &Peer, header: &UpdateHeader) -> Option<UpdateReply> {
-        if let Some(round) = self.round.as_ref().filter(|r| *r.key() == header.key) {
+        if let Some(round) = self.round.as_ref().filter(|r| r.hears(peer, &header.key)) {
             return round.offer(peer, header);
         }
-        let published = |r: &&RoundRecord| r.key == header.key && matches!(r.stage, Stage::Done { .. });
-        if let Some(last) = self.last.as_ref().filter(published) {
-            let member = last.members.iter().find(|m| m.peer == *peer);
-            if member.and_then(MemberRecord::counted).is_some_and(|c| c.is(header)) {
-                return Some(UpdateReply::Accepted);
-            }
+        if let Some(reply) = self.offer_after_end(peer, header) {
+            return Some(reply);
         }
         let next = self.record.rounds_done + 1;
+        if let Some(round) = self.round.as_ref().filter(|r| r.replaced(peer, &header.key)) {
+            let detail = format!(
+                "{} was invited anew, to {}: an update for {} comes too late to count in it",
+                peer.name,
+                round.key(),
+                header.key
+            );
+            return Some(UpdateReply::Refused { reason: "stale".into(), detail });
+        }
         let detail = match self.status() {
             JobStatus::Created | JobStatus::Running => {
                 format!("{} is not open: the job is at round {next}", header.key)
@@ -121,6 +169,18 @@ impl Job {
             }
         };
         Some(UpdateReply::Refused { reason: "late".into(), detail })
+    }
+
+    /// What the attempt that ended last says to this update: it counts already, or its turn comes with the next attempt.
+    fn offer_after_end(&self, peer: &Peer, header: &UpdateHeader) -> Option<UpdateReply> {
+        let last = self.last.as_ref().filter(|r| matches!(r.stage, Stage::Done { .. }))?;
+        let member = last.members.iter().find(|m| m.peer == *peer && *m.works_on(&last.key) == header.key)?;
+        if member.counted().is_some_and(|c| c.is(header)) {
+            return Some(UpdateReply::Accepted);
+        }
+        let goes_on = self.status() == JobStatus::Running && self.record.rounds_done < self.record.spec.total_rounds;
+        let waits = goes_on && self.round.is_none() && member.state == MemberState::Carried;
+        waits.then_some(UpdateReply::Retry { after_ms: CARRIED_RETRY_MS })
     }
 
     /// What a restarted shell owes: the effects of the state as it was persisted.
@@ -151,6 +211,7 @@ impl Job {
                 // A stream that closed late must not take away the node that has the name by now.
                 if self.candidates.get(&peer.name).is_some_and(|c| c.peer == peer) {
                     self.candidates.remove(&peer.name);
+                    self.at_work.remove(&peer.name);
                 }
                 if let Some(round) = &mut self.round {
                     round.left(now, &peer);
@@ -159,7 +220,7 @@ impl Job {
             Input::Initialised(architecture, model) => self.initialised(now, architecture, model, &mut step),
             Input::Answer(peer, key, declined) => self.answer(now, &peer, &key, declined, &mut step),
             Input::Failed(peer, key, reason) => {
-                let member = self.current(&key).and_then(|round| round.failed(&peer, reason));
+                let member = self.current(&peer, &key).and_then(|round| round.failed(&peer, reason));
                 self.member_changed(member, &mut step);
                 self.advance(now, &mut step);
             }
@@ -192,12 +253,16 @@ impl Job {
             step.changes.push(self.job_change());
         }
         self.candidates.insert(peer.name.clone(), candidate);
-        if let Some(round) = &mut self.round {
-            if round.joined(now, &peer) {
-                step.effects.extend(self.invite(now, &peer));
-            }
-        } else {
+        // Whatever it was at when its stream broke, it is given the newest model.
+        self.at_work.remove(&peer.name);
+        let Some(round) = &mut self.round else {
             self.recruit(now, step);
+            return;
+        };
+        if round.joined(now, &peer) {
+            self.invite_anew(now, &peer, step);
+        } else {
+            self.admit(now, &peer, step);
         }
     }
 
@@ -207,14 +272,14 @@ impl Job {
             self.record.architecture = Some(architecture);
             self.record.model = Some(model);
             step.changes.push(self.job_change());
-            step.effects.push(Effect::Model(model));
+            step.effects.push(Effect::Model(Made { model, state: Vec::new() }));
         }
         self.recruit(now, step);
     }
 
     fn answer(&mut self, now: Now, peer: &Peer, key: &RoundKey, declined: Option<Declined>, step: &mut Step) {
         let refusal = declined.clone();
-        let member = self.current(key).and_then(|round| round.answer(now, peer, declined));
+        let member = self.current(peer, key).and_then(|round| round.answer(now, peer, declined));
         if let (Some(_), Some(refusal)) = (&member, refusal) {
             self.record.declined.insert(peer.name.clone(), refusal);
             step.changes.push(self.job_change());
@@ -225,14 +290,15 @@ impl Job {
 
     fn update(&mut self, now: Now, peer: &Peer, header: &UpdateHeader, payload: Payload, step: &mut Step) {
         let offer = self.offer(peer, header);
-        let Some(round) = self.current(&header.key).filter(|_| offer.is_none()) else {
+        let Some(round) = self.current(peer, &header.key).filter(|_| offer.is_none()) else {
             step.reply = offer;
             return;
         };
+        let key = round.key().clone();
         let (reply, member) = round.update(peer, header, &payload);
         step.kept = member.as_ref().is_some_and(|m| m.counted().is_some());
         if let (Payload::Inline(bytes), true) = (payload, step.kept) {
-            step.changes.push(Change::Payload(header.key.clone(), peer.name.clone(), bytes));
+            step.changes.push(Change::Payload(key, peer.name.clone(), bytes));
         }
         self.member_changed(member, step);
         step.reply = Some(reply);
@@ -246,12 +312,14 @@ impl Job {
         match result {
             Ok(Made { model: model_out, state }) => {
                 let record = round.end(now, Stage::Done { model_out, state_out: state.clone() });
+                self.at_work = round.carried(now);
                 self.record.model = Some(model_out);
-                self.record.state = state;
+                self.record.state = state.clone();
+                self.note_receipts(&record);
                 self.record.rounds_done = key.round;
                 self.record.attempts = 0;
                 self.record.failures_in_row = 0;
-                step.effects.push(Effect::Model(model_out));
+                step.effects.push(Effect::Model(Made { model: model_out, state }));
                 self.close_attempt(record, step);
                 self.recruit(now, step);
                 step.changes.push(self.job_change());
@@ -264,11 +332,9 @@ impl Job {
                 let member = round.reject(&node, reason, detail);
                 let counted = round.counted().count();
                 self.member_changed(member, step);
-                if counted >= self.record.spec.min_participants as usize {
-                    step.effects.extend(self.compute(now));
-                } else {
-                    let reason = format!("{counted} usable updates, {} needed", self.record.spec.min_participants);
-                    self.abandon(now, reason, true, step);
+                match self.too_few(counted) {
+                    None => step.effects.extend(self.compute(now)),
+                    Some(reason) => self.abandon(now, reason, true, step),
                 }
             }
             Err(ComputeError::Unusable(reason)) => self.abandon(now, reason, true, step),
@@ -297,185 +363,20 @@ impl Job {
         let silent = round.to_remind(now, REMIND_MS);
         step.changes.extend(round.note_time(now).map(|record| Change::Round(Box::new(record))));
         for peer in silent {
-            step.effects.extend(self.invite(now, &peer));
+            self.invite_anew(now, &peer, step);
         }
         self.advance(now, step);
     }
 
-    fn current(&mut self, key: &RoundKey) -> Option<&mut Round> {
-        self.round.as_mut().filter(|r| r.key() == key)
+    fn current(&mut self, peer: &Peer, key: &RoundKey) -> Option<&mut Round> {
+        self.round.as_mut().filter(|r| r.hears(peer, key))
     }
 
     fn member_changed(&mut self, member: Option<MemberRecord>, step: &mut Step) {
         if let (Some(member), Some(round)) = (member, &self.round) {
-            let event = EventKind::Member { round: round.key().round, member: member.view() };
+            let event = EventKind::Member { round: round.key().round, member: member.view(round.key().round) };
             step.changes.push(Change::Member(round.key().clone(), member));
             step.effects.push(Effect::Event(event));
-        }
-    }
-
-    /// Closes or abandons the attempt if its time has come.
-    fn advance(&mut self, now: Now, step: &mut Step) {
-        let Some(round) = self.round.as_mut().filter(|r| *r.stage() == Stage::Collecting) else {
-            return;
-        };
-        match round.verdict(now) {
-            Verdict::Wait => {}
-            Verdict::Close => {
-                let left_out = round.close();
-                let key = round.key().clone();
-                step.changes.push(Change::Round(Box::new(round.record(now))));
-                for member in left_out {
-                    let gone = Down::RoundClosed { key: key.clone(), outcome: "published".into() };
-                    step.effects.push(Effect::Send(member.peer.clone(), gone));
-                    self.member_changed(Some(member), step);
-                }
-                step.effects.extend(self.compute(now));
-            }
-            Verdict::Abandon { reason, members_failed } => self.abandon(now, reason, members_failed, step),
-        }
-    }
-
-    fn abandon(&mut self, now: Now, reason: String, members_failed: bool, step: &mut Step) {
-        let Some(round) = &self.round else { return };
-        let record = round.end(now, Stage::Abandoned { reason: reason.clone() });
-        if members_failed {
-            self.record.failures_in_row += 1;
-        }
-        self.close_attempt(record, step);
-        if self.record.failures_in_row >= FAILURES_MAX {
-            let reason = format!("{FAILURES_MAX} attempts in a row failed; the last: {reason}");
-            self.end(now, Life::Failed { reason }, step);
-        } else {
-            self.recruit(now, step);
-            step.changes.push(self.job_change());
-        }
-    }
-
-    /// Ends the attempt under way: its record takes its members in, everything else of it goes.
-    fn close_attempt(&mut self, record: RoundRecord, step: &mut Step) {
-        self.round = None;
-        let abandoned = matches!(record.stage, Stage::Abandoned { .. });
-        let mut stored = Vec::new();
-        for member in &record.members {
-            if let Some(counted) = member.counted().filter(|c| !c.inline) {
-                stored.push(counted.payload.digest);
-            }
-            if abandoned && member.state == MemberState::Invited {
-                let gone = Down::RoundClosed { key: record.key.clone(), outcome: "abandoned".into() };
-                step.effects.push(Effect::Send(member.peer.clone(), gone));
-            }
-        }
-        let names = record.members.iter().map(|m| m.peer.name.clone()).collect();
-        step.changes.push(Change::Forget(record.key.clone(), names));
-        step.changes.push(Change::Round(Box::new(record.clone())));
-        if !stored.is_empty() {
-            step.effects.push(Effect::DeleteBlobs(stored));
-        }
-        let view = record.view(&record.members, record.elapsed_ms);
-        step.effects.push(Effect::Event(EventKind::RoundEnded(Box::new(view))));
-        self.last = Some(record);
-    }
-
-    /// Ends the job.
-    fn end(&mut self, now: Now, life: Life, step: &mut Step) {
-        if let Some(round) = &self.round {
-            let reason = match &life {
-                Life::Failed { reason } => format!("the job failed: {reason}"),
-                Life::Cancelled | Life::Created | Life::Running | Life::Completed { .. } => {
-                    format!("the job was {}", life.status().as_str())
-                }
-            };
-            let record = round.end(now, Stage::Abandoned { reason });
-            self.close_attempt(record, step);
-        }
-        self.record.life = life;
-        self.record.ended_ms = Some(now.wall_ms);
-        self.waiting_for = None;
-        step.changes.push(self.job_change());
-        let status = self.status();
-        let reason = match &self.record.life {
-            Life::Failed { reason } => Some(reason.clone()),
-            Life::Created | Life::Running | Life::Completed { .. } | Life::Cancelled => None,
-        };
-        for candidate in self.candidates.values() {
-            let ended = Down::JobEnded {
-                job: self.record.spec.job_id.clone(),
-                status: status.as_str().into(),
-                receipt: self.record.receipts.get(&candidate.peer.name).cloned(),
-            };
-            step.effects.push(Effect::Send(candidate.peer.clone(), ended));
-        }
-        step.effects.push(Effect::Event(EventKind::Status { status, reason }));
-    }
-
-    /// Opens the next attempt if it can be opened; else says what it waits for.
-    fn recruit(&mut self, now: Now, step: &mut Step) {
-        if self.round.is_some() || self.record.life != Life::Running {
-            return;
-        }
-        if self.record.rounds_done >= self.record.spec.total_rounds {
-            if !self.busy {
-                self.busy = true;
-                step.effects.extend(self.finish());
-            }
-            return;
-        }
-        let found = recruit::cohort(&self.record, &self.candidates, self.rules.selection);
-        let (architecture, cohort) = match found {
-            Ok(found) => found,
-            Err(waiting_for) => {
-                if self.waiting_for.as_ref() != Some(&waiting_for) {
-                    let round = self.record.rounds_done + 1;
-                    let event = EventKind::Recruiting { round, waiting_for: waiting_for.clone() };
-                    step.effects.push(Effect::Event(event));
-                }
-                self.waiting_for = Some(waiting_for);
-                return;
-            }
-        };
-        self.waiting_for = None;
-        match self.first_model() {
-            None if self.busy => {}
-            None => {
-                self.busy = true;
-                step.effects.push(Effect::Initialise(architecture));
-            }
-            Some(model) => {
-                self.record.architecture = Some(architecture);
-                self.record.model = Some(model);
-                self.open(now, model, &cohort, step);
-            }
-        }
-    }
-
-    fn first_model(&self) -> Option<BlobRef> {
-        let start = match &self.record.spec.start {
-            Start::Model(model) => model.bundle,
-            Start::Recipe(_) => None,
-        };
-        self.record.model.or(start)
-    }
-
-    fn open(&mut self, now: Now, model: BlobRef, cohort: &[Peer], step: &mut Step) {
-        let (Some(limits), Some(start)) = (self.limits(), self.start_point(model)) else { return };
-        self.record.attempts += 1;
-        let key = RoundKey {
-            job: self.record.spec.job_id.clone(),
-            round: self.record.rounds_done + 1,
-            attempt: self.record.attempts,
-        };
-        let round = Round::open(now, key.clone(), start, cohort, limits);
-        step.changes.push(self.job_change());
-        step.changes.push(Change::Round(Box::new(round.record(now))));
-        for member in round.members() {
-            step.changes.push(Change::Member(key.clone(), member));
-        }
-        self.round = Some(round);
-        let invited = cohort.iter().map(|p| p.name.clone()).collect();
-        step.effects.push(Effect::Event(EventKind::RoundOpened { round: key.round, attempt: key.attempt, invited }));
-        for peer in cohort {
-            step.effects.extend(self.invite(now, peer));
         }
     }
 

@@ -29,6 +29,7 @@ pub mod coordinator;
 pub mod error;
 pub mod handle;
 pub mod job;
+pub mod kept;
 pub mod metrics;
 pub mod participant;
 pub mod record;

@@ -191,6 +191,18 @@ pub struct MemberRecord {
     pub peer: Peer,
     /// What became of it.
     pub state: MemberState,
+    /// What it works on, if that is not this attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
+}
+
+/// What a member of an asynchronous job works on, where that is older than the attempt it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// The attempt it was invited for.
+    pub key: RoundKey,
+    /// The model it trains from: must stay as long as the member may fetch it.
+    pub model: BlobRef,
 }
 
 /// What became of a member.
@@ -215,6 +227,8 @@ pub enum MemberState {
         /// A sentence.
         detail: String,
     },
+    /// The buffer was full while it was at work: its update counts in a later round.
+    Carried,
     /// The round closed without it.
     Silent,
 }
@@ -247,14 +261,28 @@ pub struct Counted {
 }
 
 impl MemberRecord {
-    /// For people.
+    /// A member that was just invited.
     #[must_use]
-    pub fn view(&self) -> MemberView {
+    pub fn invited(peer: Peer) -> Self {
+        Self { peer, state: MemberState::Invited, base: None }
+    }
+
+    /// What it was invited for, in the attempt `key`.
+    #[must_use]
+    pub fn works_on<'a>(&'a self, key: &'a RoundKey) -> &'a RoundKey {
+        self.base.as_ref().map_or(key, |base| &base.key)
+    }
+
+    /// For people; `round` is the attempt's.
+    #[must_use]
+    pub fn view(&self, round: u32) -> MemberView {
         let mut view = MemberView {
             name: self.peer.name.clone(),
             status: "invited",
             reason: None,
             weight: None,
+            steps: None,
+            staleness: None,
             bytes: None,
             clipped: None,
             metrics: None,
@@ -272,6 +300,8 @@ impl MemberRecord {
             MemberState::Counted(c) => {
                 view.status = "counted";
                 view.weight = Some(c.weight);
+                view.steps = Some(c.steps);
+                view.staleness = Some(c.contribution(round).staleness);
                 view.bytes = Some(c.payload.bytes);
                 view.clipped = Some(c.clipped);
                 view.metrics = Some(c.metrics);
@@ -280,6 +310,7 @@ impl MemberRecord {
                 view.status = "refused";
                 view.reason = Some(format!("{reason}: {detail}"));
             }
+            MemberState::Carried => view.status = "carried",
             MemberState::Silent => view.status = "silent",
         }
         view
@@ -294,6 +325,7 @@ impl MemberRecord {
             | MemberState::Declined(_)
             | MemberState::Failed { .. }
             | MemberState::Refused { .. }
+            | MemberState::Carried
             | MemberState::Silent => None,
         }
     }
@@ -348,6 +380,13 @@ impl RoundRecord {
         }
     }
 
+    /// Updates that were kept after the attempt was published, for auditors.
+    pub fn retained(&self) -> impl Iterator<Item = (&NodeName, &Counted)> {
+        let done = matches!(self.stage, Stage::Done { .. });
+        let counted = self.members.iter().filter_map(|m| Some((&m.peer.name, m.counted()?)));
+        counted.filter(move |(_, c)| done && c.retain)
+    }
+
     /// For people; `members` are the live ones while the attempt is under way.
     #[must_use]
     pub fn view(&self, members: &[MemberRecord], elapsed_ms: u64) -> RoundView {
@@ -366,12 +405,12 @@ impl RoundRecord {
             reason,
             loss: weighted(&counted, |m| Some(m.loss)),
             accuracy: weighted(&counted, |m| m.accuracy),
-            bytes: uploads + self.model_in.bytes * members.len() as u64,
+            bytes: uploads + self.model_in.bytes * members.iter().filter(|m| m.base.is_none()).count() as u64,
             model,
             opened_ms: Some(self.opened_ms),
             closed_ms: self.closed_ms,
             elapsed_ms,
-            members: members.iter().map(MemberRecord::view).collect(),
+            members: members.iter().map(|m| m.view(self.key.round)).collect(),
         }
     }
 }

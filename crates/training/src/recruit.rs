@@ -1,6 +1,6 @@
 //! Who can take part in a round, and who is chosen: pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aivillage_base::rng::SeededRng;
 use aivillage_base::wire::{DataRequirements, DataSummary, NodeType, Peer};
@@ -36,33 +36,48 @@ pub fn fits(data: &DataSummary, need: &DataRequirements) -> bool {
         && data.rows >= need.min_rows.unwrap_or(1)
 }
 
-/// The architecture and the next cohort, in name order; or what is missing, in words.
+/// Can it be invited to a job at all?
+fn able(job: &JobRecord, candidate: &Candidate) -> bool {
+    (job.spec.mobile_friendly || !candidate.node_types.contains(&NodeType::Mobile))
+        && !job.declined.contains_key(&candidate.peer.name)
+}
+
+fn data_fits(job: &JobRecord, candidate: &Candidate, architecture: &Architecture) -> bool {
+    candidate.data.iter().any(|d| fits(d, &job.spec.data) && matches(d, architecture))
+}
+
+/// Could this node be invited to the job, whose architecture is fixed?
+#[must_use]
+pub fn eligible(job: &JobRecord, candidate: &Candidate) -> bool {
+    let fits = |architecture| able(job, candidate) && data_fits(job, candidate, architecture);
+    job.architecture.as_ref().is_some_and(fits)
+}
+
+/// The architecture and the next cohort, in name order; or what is missing, in words. Nodes `at_work` for the job already
+/// have their places before others.
 ///
 /// # Errors
 /// A sentence for the job's status.
 pub fn cohort(
     job: &JobRecord,
     candidates: &BTreeMap<NodeName, Candidate>,
+    at_work: &BTreeSet<NodeName>,
     selection: Selection,
 ) -> Result<(Architecture, Vec<Peer>), String> {
     let min = job.spec.min_participants as usize;
-    let able: Vec<&Candidate> = candidates
-        .values()
-        .filter(|c| job.spec.mobile_friendly || !c.node_types.contains(&NodeType::Mobile))
-        .filter(|c| !job.declined.contains_key(&c.peer.name))
-        .collect();
+    let able: Vec<&Candidate> = candidates.values().filter(|c| able(job, c)).collect();
     let architecture = match &job.architecture {
         Some(architecture) => architecture.clone(),
         None => first_architecture(job, &able, min)?,
     };
-    let data_fits = |c: &&Candidate| c.data.iter().any(|d| fits(d, &job.spec.data) && matches(d, &architecture));
-    let mut eligible: Vec<&Candidate> = able.into_iter().filter(data_fits).collect();
+    let mut eligible: Vec<&Candidate> = able.into_iter().filter(|c| data_fits(job, c, &architecture)).collect();
     if eligible.len() < min {
         return Err(missing(job, candidates.len(), eligible.len()));
     }
     let max = job.spec.max_participants as usize;
     if eligible.len() > max {
         choose(&mut eligible, job, selection);
+        eligible.sort_by_key(|c| !at_work.contains(&c.peer.name));
         eligible.truncate(max);
     }
     let mut cohort: Vec<Peer> = eligible.into_iter().map(|c| c.peer.clone()).collect();

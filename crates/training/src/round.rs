@@ -3,16 +3,28 @@
 //! `collecting -> publishing -> done | abandoned`. It sees digests and counts, never weights. Its persistent part is
 //! [`RoundRecord`] and one [`MemberRecord`] a member; what it keeps beside them (who is connected, who answered) is
 //! rebuilt from nodes' messages after a restart.
+//!
+//! With a [`Buffer`] (asynchronous jobs) it closes as soon as the buffer is full. Members at work are then carried into the
+//! next round, where they still work on what they were invited for ([`MemberRecord::base`]); nodes that come meanwhile are
+//! admitted at once. An attempt is given up when less than one update a timeout has come in.
+//!
+//! `judge` says what becomes of an update, `verdict` what becomes of the attempt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use aivillage_base::NodeName;
 use aivillage_base::fixed::Grid;
 use aivillage_base::ports::Payload;
 use aivillage_base::time::Now;
 use aivillage_base::wire::{BlobRef, Declined, Peer, RoundKey, UpdateHeader, UpdateReply};
+use aivillage_base::{Digest, NodeName};
 
-use crate::record::{Counted, MemberRecord, MemberState, RoundRecord, Stage, StateSlot};
+use crate::record::{Base, Counted, MemberRecord, MemberState, RoundRecord, Stage, StateSlot};
+use crate::strategy::Buffer;
+
+mod judge;
+mod verdict;
+
+pub(crate) use judge::CARRIED_RETRY_MS;
 
 /// The time an attempt has taken is persisted this often within its timeout.
 const NOTES: u64 = 20;
@@ -34,6 +46,12 @@ pub struct Limits {
     pub bound: i32,
     /// Largest weight.
     pub max_examples: u32,
+    /// Must an update say how much the received model lost on the node's rows?
+    pub initial_loss: bool,
+    /// Are updates kept after the round, where their node allows it?
+    pub retain: bool,
+    /// How updates are taken in, if not round by round; its size is `min`.
+    pub buffer: Option<Buffer>,
 }
 
 /// What the attempt wants next.
@@ -61,6 +79,8 @@ struct Member {
     /// Elapsed time when it was invited, answered or lost.
     since_ms: u64,
     invited_ms: u64,
+    /// Elapsed time at which its own time is up, where that is not the attempt's.
+    until_ms: u64,
 }
 
 /// What an attempt starts from.
@@ -82,6 +102,8 @@ pub struct Round {
     limits: Limits,
     /// Monotonic clock when `record.elapsed_ms` was true.
     base_ms: u64,
+    /// Counts changes of what members may fetch.
+    offers: u64,
 }
 
 impl Round {
@@ -99,8 +121,7 @@ impl Round {
             elapsed_ms: 0,
             members: Vec::new(),
         };
-        let members =
-            cohort.iter().map(|peer| MemberRecord { peer: peer.clone(), state: MemberState::Invited }).collect();
+        let members = cohort.iter().map(|peer| MemberRecord::invited(peer.clone())).collect();
         let mut round = Self::restore(now, record, members, limits);
         for member in round.members.values_mut() {
             member.connected = true;
@@ -115,11 +136,11 @@ impl Round {
         let members = members
             .into_iter()
             .map(|record| {
-                let member = Member { connected: false, answered: false, since_ms, invited_ms: since_ms, record };
+                let member = Member::new(record, since_ms, limits.timeout_ms);
                 (member.record.peer.name.clone(), member)
             })
             .collect();
-        Self { record, members, limits, base_ms: now.monotonic_ms }
+        Self { record, members, limits, base_ms: now.monotonic_ms, offers: 0 }
     }
 
     /// The record, with the time spent so far.
@@ -176,10 +197,13 @@ impl Round {
         self.record.elapsed_ms + now.monotonic_ms.saturating_sub(self.base_ms)
     }
 
-    /// Time left, in milliseconds.
+    /// Time that a node has which is invited now, in milliseconds.
     #[must_use]
     pub fn remaining(&self, now: Now) -> u64 {
-        self.limits.timeout_ms.saturating_sub(self.elapsed(now))
+        match self.limits.buffer {
+            Some(_) => self.limits.timeout_ms,
+            None => self.limits.timeout_ms.saturating_sub(self.elapsed(now)),
+        }
     }
 
     /// Members in name order.
@@ -205,6 +229,52 @@ impl Round {
         self.members.iter().filter_map(|(name, m)| Some((name, m.record.counted()?)))
     }
 
+    /// True if a message of this node about `key` concerns this attempt: a carried member still speaks of an older one.
+    #[must_use]
+    pub fn hears(&self, peer: &Peer, key: &RoundKey) -> bool {
+        match self.member(&peer.name).and_then(|m| m.base.as_ref()) {
+            Some(base) => base.key == *key,
+            None => self.record.key == *key,
+        }
+    }
+
+    /// True if this node was at work for the older attempt `key` and is invited to this one instead.
+    #[must_use]
+    pub fn replaced(&self, peer: &Peer, key: &RoundKey) -> bool {
+        let open = |m: &Member| m.record.peer == *peer && m.record.state == MemberState::Invited;
+        self.limits.buffer.is_some() && *key < self.record.key && self.members.get(&peer.name).is_some_and(open)
+    }
+
+    /// What members may fetch: the model and the server state, or the older model that a carried one works on.
+    #[must_use]
+    pub fn offered(&self) -> BTreeMap<Digest, BTreeSet<Peer>> {
+        let mut offered: BTreeMap<Digest, BTreeSet<Peer>> = BTreeMap::new();
+        for member in self.members.values() {
+            for digest in self.offered_to(&member.record) {
+                offered.entry(digest).or_default().insert(member.record.peer.clone());
+            }
+        }
+        offered
+    }
+
+    /// Grows whenever [`Self::offered`] changes.
+    #[must_use]
+    pub fn offers(&self) -> u64 {
+        self.offers
+    }
+
+    /// May this node fetch this blob?
+    #[must_use]
+    pub fn offers_to(&self, peer: &Peer, digest: &Digest) -> bool {
+        let member = self.member(&peer.name).filter(|m| m.peer == *peer);
+        member.is_some_and(|m| self.offered_to(m).any(|d| d == *digest))
+    }
+
+    fn offered_to(&self, member: &MemberRecord) -> impl Iterator<Item = Digest> {
+        let model = member.base.as_ref().map_or(self.record.model_in, |base| base.model);
+        std::iter::once(model.digest).chain(self.record.state_in.iter().map(|slot| slot.blob.digest))
+    }
+
     fn collecting(&self) -> bool {
         self.record.stage == Stage::Collecting
     }
@@ -219,10 +289,47 @@ impl Round {
                 m.answered = false;
                 m.since_ms = elapsed;
                 m.invited_ms = elapsed;
+                m.until_ms = elapsed + self.limits.timeout_ms;
                 true
             }
-            _ => false,
+            Some(m) if m.record.peer == *peer => {
+                // What a carried member worked on may be gone: the next round invites it anew.
+                m.answered = false;
+                false
+            }
+            Some(_) | None => false,
         }
+    }
+
+    /// Takes a newcomer in, where updates are buffered. Returns its record: it is to be invited.
+    pub fn admit(&mut self, now: Now, peer: &Peer) -> Option<MemberRecord> {
+        if self.limits.buffer.is_none() || !self.collecting() || self.members.contains_key(&peer.name) {
+            return None;
+        }
+        let record = MemberRecord::invited(peer.clone());
+        let mut member = Member::new(record.clone(), self.elapsed(now), self.limits.timeout_ms);
+        member.connected = true;
+        self.members.insert(peer.name.clone(), member);
+        self.offers += 1;
+        Some(record)
+    }
+
+    /// A member still works on what it was invited for earlier, and has this much time left, in milliseconds.
+    pub fn carry(&mut self, name: &NodeName, base: Base, left_ms: u64) {
+        if let Some(member) = self.members.get_mut(name) {
+            member.record.base = Some(base);
+            member.answered = true;
+            member.until_ms = left_ms;
+            self.offers += 1;
+        }
+    }
+
+    /// A member is invited anew: from now on it works on this attempt. Returns its record if that is a change.
+    pub fn renew(&mut self, name: &NodeName) -> Option<MemberRecord> {
+        let member = self.members.get_mut(name)?;
+        member.record.base.take()?;
+        self.offers += 1;
+        Some(member.record.clone())
     }
 
     /// A member's stream has closed.
@@ -262,165 +369,17 @@ impl Round {
         let member = self.members.get_mut(&peer.name)?;
         (member.record.peer == *peer && member.record.state == MemberState::Invited).then_some(member)
     }
+}
 
-    /// What would be said to this update, judged by its header alone; None = its bytes are wanted.
-    #[must_use]
-    pub fn offer(&self, peer: &Peer, header: &UpdateHeader) -> Option<UpdateReply> {
-        let refuse = |reason: &str, detail: String| Some(UpdateReply::Refused { reason: reason.to_owned(), detail });
-        let Some(member) = self.members.get(&peer.name).filter(|m| m.record.peer == *peer) else {
-            return refuse("not_invited", format!("{} was not invited to {}", peer.name, header.key));
-        };
-        match &member.record.state {
-            MemberState::Counted(c) if c.is(header) => {
-                return Some(UpdateReply::Accepted);
-            }
-            MemberState::Counted(_) => {
-                return refuse("conflict", format!("another update of {} counts already", peer.name));
-            }
-            MemberState::Refused { reason, detail } => return refuse(reason, detail.clone()),
-            MemberState::Declined(_) | MemberState::Failed { .. } | MemberState::Silent => {
-                return refuse("late", format!("{} no longer waits for {}", header.key, peer.name));
-            }
-            MemberState::Invited => {}
-        }
-        if !self.collecting() {
-            return refuse("late", format!("{} is closed", header.key));
-        }
-        None
+impl Member {
+    fn new(record: MemberRecord, since_ms: u64, timeout_ms: u64) -> Self {
+        let until_ms = since_ms + timeout_ms;
+        Self { connected: false, answered: false, since_ms, invited_ms: since_ms, until_ms, record }
     }
 
-    /// Takes an update whose bytes match its header. The reply is to be sent once the member's record is durable.
-    pub fn update(
-        &mut self,
-        peer: &Peer,
-        header: &UpdateHeader,
-        payload: &Payload,
-    ) -> (UpdateReply, Option<MemberRecord>) {
-        if let Some(reply) = self.offer(peer, header) {
-            return (reply, None);
-        }
-        let state = match self.fault(header, payload) {
-            Some((reason, detail)) => MemberState::Refused { reason: reason.to_owned(), detail },
-            None => MemberState::Counted(Counted::new(header, matches!(payload, Payload::Inline(_)))),
-        };
-        let reply = match &state {
-            MemberState::Refused { reason, detail } => {
-                UpdateReply::Refused { reason: reason.clone(), detail: detail.clone() }
-            }
-            MemberState::Counted(_)
-            | MemberState::Invited
-            | MemberState::Declined(_)
-            | MemberState::Failed { .. }
-            | MemberState::Silent => UpdateReply::Accepted,
-        };
-        let record = self.open_member(peer).map(|member| {
-            member.record.state = state;
-            member.record.clone()
-        });
-        (reply, record)
-    }
-
-    fn fault(&self, header: &UpdateHeader, payload: &Payload) -> Option<(&'static str, String)> {
-        let want = self.limits.parameters as u64 * 4;
-        if header.payload.bytes != want {
-            return Some(("wrong_size", format!("{} bytes were sent, {want} are needed", header.payload.bytes)));
-        }
-        if header.weight == 0 || header.weight > self.limits.max_examples {
-            let max = self.limits.max_examples;
-            return Some(("bad_weight", format!("weight {} is outside 1 to {max}", header.weight)));
-        }
-        if let Payload::Inline(bytes) = payload {
-            let bound = self.limits.bound.unsigned_abs();
-            let beyond = |q: &[u8; 4]| i32::from_le_bytes(*q).unsigned_abs() > bound;
-            if let Some(i) = bytes.as_chunks::<4>().0.iter().position(beyond) {
-                return Some(("out_of_range", format!("value {i} is outside the grid's ±{bound}")));
-            }
-        }
-        None
-    }
-
-    /// A counted update proved unusable when it was summed.
-    pub fn reject(&mut self, name: &NodeName, reason: &str, detail: String) -> Option<MemberRecord> {
-        let member = self.members.get_mut(name)?;
-        member.record.state = MemberState::Refused { reason: reason.to_owned(), detail };
-        Some(member.record.clone())
-    }
-
-    /// Should it close, go on, or be given up?
-    #[must_use]
-    pub fn verdict(&self, now: Now) -> Verdict {
-        let elapsed = self.elapsed(now);
-        let counted = self.counted().count();
-        let open: Vec<&Member> = self.members.values().filter(|m| m.record.state == MemberState::Invited).collect();
-        let enough = counted >= self.limits.min;
-        let silent = |m: &&Member| !(m.connected && m.answered) && elapsed >= m.since_ms + self.limits.silence_ms;
-        if enough && open.iter().all(silent) {
-            return Verdict::Close;
-        }
-        let late = elapsed >= self.limits.timeout_ms;
-        if late && enough {
-            return Verdict::Close;
-        }
-        if counted + open.len() < self.limits.min || late {
-            return self.abandon(counted, late);
-        }
-        Verdict::Wait
-    }
-
-    fn abandon(&self, counted: usize, late: bool) -> Verdict {
-        let mut failures = Vec::new();
-        for (name, member) in &self.members {
-            match &member.record.state {
-                MemberState::Failed { reason } => failures.push(format!("{name} failed: {reason}")),
-                MemberState::Refused { detail, .. } => failures.push(format!("{name} was refused: {detail}")),
-                MemberState::Declined(d) => failures.push(format!("{name} declined by {}: {}", d.rule, d.reason)),
-                MemberState::Invited | MemberState::Counted(_) | MemberState::Silent => {}
-            }
-        }
-        let members_failed = self
-            .members
-            .values()
-            .any(|m| matches!(m.record.state, MemberState::Failed { .. } | MemberState::Refused { .. }));
-        let when = if late { "at the deadline " } else { "" };
-        let mut reason = format!("{when}{counted} of the {} needed updates counted", self.limits.min);
-        for failure in failures {
-            reason.push_str("; ");
-            reason.push_str(&failure);
-        }
-        Verdict::Abandon { reason, members_failed }
-    }
-
-    /// Connected members that have not answered for `pause_ms`: their invitation may be lost. Marks them as invited now.
-    pub fn to_remind(&mut self, now: Now, pause_ms: u64) -> Vec<Peer> {
-        let elapsed = self.elapsed(now);
-        let collecting = self.collecting();
-        self.members
-            .values_mut()
-            .filter(|m| collecting && m.connected && !m.answered && m.record.state == MemberState::Invited)
-            .filter_map(|m| {
-                (elapsed >= m.invited_ms + pause_ms).then(|| {
-                    m.invited_ms = elapsed;
-                    m.record.peer.clone()
-                })
-            })
-            .collect()
-    }
-
-    /// Fixes the accepted set. Returns the members that are left out for silence.
-    pub fn close(&mut self) -> Vec<MemberRecord> {
-        self.record.stage = Stage::Publishing;
-        let mut left_out = Vec::new();
-        for member in self.members.values_mut().filter(|m| m.record.state == MemberState::Invited) {
-            member.record.state = MemberState::Silent;
-            left_out.push(member.record.clone());
-        }
-        left_out
-    }
-
-    /// Ends the attempt: folds members into the record.
-    #[must_use]
-    pub fn end(&self, now: Now, stage: Stage) -> RoundRecord {
-        RoundRecord { stage, closed_ms: Some(now.wall_ms), members: self.members(), ..self.record(now) }
+    /// Is it here, and did it say that it works?
+    fn at_work(&self) -> bool {
+        self.connected && self.answered
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A blob goes when nobody refers to it any more. Nothing here survives a restart: it is counted again from the records.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::{broadcast, mpsc};
@@ -13,7 +13,6 @@ use aivillage_base::{Digest, JobId};
 
 use crate::actor::Message;
 use crate::handle::Deps;
-use crate::round::Round;
 use crate::view::{EventKind, JobEvent};
 
 /// What a job's task publishes for others to see without asking it.
@@ -22,8 +21,8 @@ pub(crate) struct Board {
     pub(crate) outbox: mpsc::Sender<Message>,
     pub(crate) events: broadcast::Sender<JobEvent>,
     pub(crate) sequence: u64,
-    /// Model and members of the attempt under way.
-    pub(crate) offered: Option<(Digest, BTreeSet<Peer>)>,
+    /// What members of the attempt under way may fetch.
+    pub(crate) offered: BTreeMap<Digest, BTreeSet<Peer>>,
 }
 
 /// What jobs' tasks and the coordinator share.
@@ -40,10 +39,6 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn offered(round: &Round) -> (Digest, BTreeSet<Peer>) {
-    (round.model_in().digest, round.members().into_iter().map(|m| m.peer).collect())
-}
-
 impl Shared {
     pub(crate) fn outbox(&self, job: &JobId) -> Option<mpsc::Sender<Message>> {
         lock(&self.boards).get(job).map(|b| b.outbox.clone())
@@ -53,10 +48,9 @@ impl Shared {
         lock(&self.boards).values().map(|b| b.outbox.clone()).collect()
     }
 
-    pub(crate) fn publish_event(&self, job: &JobId, kind: EventKind, round: Option<&Round>) {
+    pub(crate) fn publish_event(&self, job: &JobId, kind: EventKind) {
         if let Some(board) = lock(&self.boards).get_mut(job) {
             board.sequence += 1;
-            board.offered = round.map(offered);
             // Nobody listening is fine.
             let _listeners = board.events.send(JobEvent { sequence: board.sequence, kind });
         }
@@ -67,10 +61,10 @@ impl Shared {
         lock(&self.boards).remove(job);
     }
 
-    /// Members of the attempt under way may fetch its model.
-    pub(crate) fn offer(&self, job: &JobId, round: Option<&Round>) {
+    /// Members of the attempt under way may fetch what it starts from.
+    pub(crate) fn offer(&self, job: &JobId, offered: BTreeMap<Digest, BTreeSet<Peer>>) {
         if let Some(board) = lock(&self.boards).get_mut(job) {
-            board.offered = round.map(offered);
+            board.offered = offered;
         }
     }
 

@@ -15,6 +15,7 @@ use crate::error::Fault;
 use crate::strategy::Strategy;
 
 mod choice;
+mod shape;
 
 /// Known privacy techniques; none of them is built in this version.
 pub const TECHNIQUES: [&str; 5] = [

@@ -84,6 +84,8 @@ pub enum Change {
     Payload(RoundKey, NodeName, Bytes),
     /// Member records and small updates of an ended attempt are no longer needed.
     Forget(RoundKey, Vec<NodeName>),
+    /// Member records of an ended attempt are no longer needed; their small updates are kept for auditors.
+    Fold(RoundKey, Vec<NodeName>),
 }
 
 /// Something to do once the changes are durable.
@@ -99,8 +101,8 @@ pub enum Effect {
     Publish(Box<FinishedModel>),
     /// Blobs that no record refers to any more.
     DeleteBlobs(Vec<Digest>),
-    /// A round's model is out: it may be fetched, and an older one may go.
-    Model(BlobRef),
+    /// A round's model and server state are out: the model may be fetched, and older ones may go.
+    Model(Made),
     /// Tell whoever listens.
     Event(EventKind),
 }

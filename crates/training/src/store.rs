@@ -60,6 +60,11 @@ pub fn batch(changes: Vec<Change>, fence: Option<Fence>) -> Batch {
                     batch.delete(PAYLOADS, member_key(&key, &node));
                 }
             }
+            Change::Fold(key, nodes) => {
+                for node in nodes {
+                    batch.delete(MEMBERS, member_key(&key, &node));
+                }
+            }
         }
     }
     batch
@@ -77,7 +82,7 @@ fn name(changes: &[Change]) -> &'static str {
             Stage::Collecting => (0, "time_noted"),
         },
         Change::Member(..) | Change::Payload(..) => (1, "update_stored"),
-        Change::Job(_) | Change::Forget(..) => (0, "job_changed"),
+        Change::Job(_) | Change::Forget(..) | Change::Fold(..) => (0, "job_changed"),
     };
     changes.iter().map(rank).max().map_or("nothing", |(_, name)| name)
 }
@@ -180,7 +185,10 @@ pub async fn referenced(records: &dyn Records) -> Result<BTreeSet<Digest>, Store
                 digests.insert(model_out.digest);
                 digests.extend(state_out.iter().map(|s| s.blob.digest));
             }
+            digests.extend(attempt.retained().filter(|(_, c)| !c.inline).map(|(_, c)| c.payload.digest));
+            digests.extend(attempt.members.iter().filter_map(|m| Some(m.base.as_ref()?.model.digest)));
         }
+        digests.extend(saved.members.iter().filter_map(|m| Some(m.base.as_ref()?.model.digest)));
         let stored = saved.members.iter().filter_map(MemberRecord::counted).filter(|c| !c.inline);
         digests.extend(stored.map(|c| c.payload.digest));
     }

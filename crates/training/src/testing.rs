@@ -147,6 +147,11 @@ impl Store {
                         self.payloads.remove(&(key.clone(), node));
                     }
                 }
+                Change::Fold(key, nodes) => {
+                    for node in nodes {
+                        self.members.remove(&(key.clone(), node));
+                    }
+                }
             }
         }
         let open = self.saved.attempts.iter().rev().find(|r| r.is_open()).map(|r| r.key.clone());

@@ -77,12 +77,16 @@ impl Phase {
 pub struct MemberView {
     /// Enrolled name.
     pub name: NodeName,
-    /// `invited`, `training`, `lost`, `declined`, `failed`, `counted`, `refused`, `silent`.
+    /// `invited`, `declined`, `failed`, `counted`, `refused`, `silent`, or `carried` (at work for a later round).
     pub status: &'static str,
     /// Why, where there is a why.
     pub reason: Option<String>,
-    /// Weight of its update, if counted.
+    /// Weight of its update, if counted: as the node declares it, at most the job's `max_examples`.
     pub weight: Option<u32>,
+    /// Optimiser steps of its training, if counted.
+    pub steps: Option<u32>,
+    /// Rounds published since the model that its update started from, if counted; 0 in synchronous jobs.
+    pub staleness: Option<u32>,
     /// Length of its update in bytes, if counted.
     pub bytes: Option<u64>,
     /// Values clipped to the grid's bound, if counted.

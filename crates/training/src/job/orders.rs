@@ -13,14 +13,18 @@ use crate::step::{ComputePlan, Effect};
 impl Job {
     pub(super) fn limits(&self) -> Option<Limits> {
         let spec = &self.record.spec;
-        let parameters = self.record.architecture.as_ref()?.parameters().ok()?;
+        let rule = spec.strategy.rule();
+        let values = spec.shared_values(self.record.architecture.as_ref()?)?;
         Some(Limits {
-            min: spec.min_participants as usize,
+            min: spec.min_participants.max(rule.cohort_min().0) as usize,
             timeout_ms: spec.round_timeout_ms,
             silence_ms: self.rules.silence_ms,
-            parameters,
+            parameters: values * rule.planes(),
             bound: Grid::default().bound,
             max_examples: spec.max_examples,
+            initial_loss: rule.local().initial_loss,
+            retain: spec.retain_updates,
+            buffer: rule.buffer(),
         })
     }
 

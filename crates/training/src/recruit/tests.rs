@@ -7,6 +7,15 @@ fn village(nodes: &[Candidate]) -> BTreeMap<NodeName, Candidate> {
     nodes.iter().map(|c| (c.peer.name.clone(), c.clone())).collect()
 }
 
+/// Nobody is at work already.
+fn cohort(
+    job: &JobRecord,
+    nodes: &BTreeMap<NodeName, Candidate>,
+    selection: Selection,
+) -> Result<(Architecture, Vec<Peer>), String> {
+    super::cohort(job, nodes, &BTreeSet::new(), selection)
+}
+
 fn names(cohort: &[Peer]) -> Vec<&str> {
     cohort.iter().map(|p| p.name.as_str()).collect()
 }

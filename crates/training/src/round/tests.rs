@@ -5,7 +5,17 @@ use crate::testing::{at, blob, key, name, peer, start, stored, update};
 
 /// 60 s, silence 10 s, four parameters, integers up to 1000, weights up to 100.
 fn limits(min: usize) -> Limits {
-    Limits { min, timeout_ms: 60_000, silence_ms: 10_000, parameters: 4, bound: 1_000, max_examples: 100 }
+    Limits {
+        min,
+        timeout_ms: 60_000,
+        silence_ms: 10_000,
+        parameters: 4,
+        bound: 1_000,
+        max_examples: 100,
+        initial_loss: false,
+        retain: false,
+        buffer: None,
+    }
 }
 
 fn round(min: usize, members: &[&str]) -> Round {

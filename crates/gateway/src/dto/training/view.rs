@@ -123,12 +123,16 @@ pub(crate) struct Round {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Member {
     name: String,
-    /// `invited`, `training`, `lost`, `declined`, `failed`, `counted`, `refused`, `silent`.
+    /// `invited`, `declined`, `failed`, `counted`, `refused`, `silent`, or `carried` (at work for a later round).
     status: &'static str,
     /// Why, where there is a why.
     reason: Option<String>,
-    /// Examples its update counts for.
+    /// Examples its update counts for: as the node declares it, at most the job's `max_examples`.
     weight: Option<u32>,
+    /// Optimiser steps of its training.
+    steps: Option<u32>,
+    /// Rounds published since the model that its update started from; 0 but in asynchronous jobs.
+    staleness: Option<u32>,
     bytes: Option<u64>,
     /// Values cut to the grid's bound.
     clipped: Option<u64>,
@@ -157,6 +161,8 @@ impl From<MemberView> for Member {
             status: m.status,
             reason: m.reason,
             weight: m.weight,
+            steps: m.steps,
+            staleness: m.staleness,
             bytes: m.bytes,
             clipped: m.clipped,
             metrics: m.metrics.map(Into::into),

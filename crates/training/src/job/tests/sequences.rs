@@ -188,6 +188,7 @@ impl World {
                     | MemberState::Invited
                     | MemberState::Declined(_)
                     | MemberState::Failed { .. }
+                    | MemberState::Carried
                     | MemberState::Silent => {}
                 }
             }

@@ -1,0 +1,117 @@
+//! What an attempt says to an update, and why it refuses one.
+
+use super::*;
+
+/// Pause of a carried member whose update comes while the model is made, in milliseconds.
+pub(crate) const CARRIED_RETRY_MS: u64 = 250;
+
+impl Round {
+    /// What would be said to this update, judged by its header alone; None = its bytes are wanted.
+    #[must_use]
+    pub fn offer(&self, peer: &Peer, header: &UpdateHeader) -> Option<UpdateReply> {
+        let refuse = |reason: &str, detail: String| Some(UpdateReply::Refused { reason: reason.to_owned(), detail });
+        let Some(member) = self.members.get(&peer.name).filter(|m| m.record.peer == *peer) else {
+            return refuse("not_invited", format!("{} was not invited to {}", peer.name, header.key));
+        };
+        match &member.record.state {
+            MemberState::Counted(c) if c.is(header) => {
+                return Some(UpdateReply::Accepted);
+            }
+            MemberState::Counted(_) => {
+                return refuse("conflict", format!("another update of {} counts already", peer.name));
+            }
+            MemberState::Refused { reason, detail } => return refuse(reason, detail.clone()),
+            MemberState::Declined(_) | MemberState::Failed { .. } | MemberState::Silent => {
+                return refuse("late", format!("{} no longer waits for {}", header.key, peer.name));
+            }
+            MemberState::Carried if self.record.stage == Stage::Publishing => {
+                return Some(UpdateReply::Retry { after_ms: CARRIED_RETRY_MS });
+            }
+            MemberState::Carried | MemberState::Invited => {}
+        }
+        if !self.collecting() {
+            return refuse("late", format!("{} is closed", header.key));
+        }
+        None
+    }
+
+    /// Takes an update whose bytes match its header. The reply is to be sent once the member's record is durable.
+    pub fn update(
+        &mut self,
+        peer: &Peer,
+        header: &UpdateHeader,
+        payload: &Payload,
+    ) -> (UpdateReply, Option<MemberRecord>) {
+        if let Some(reply) = self.offer(peer, header) {
+            return (reply, None);
+        }
+        let state = match self.fault(header, payload) {
+            Some((reason, detail)) => MemberState::Refused { reason: reason.to_owned(), detail },
+            None => MemberState::Counted(self.count(peer, header, payload)),
+        };
+        let reply = match &state {
+            MemberState::Refused { reason, detail } => {
+                UpdateReply::Refused { reason: reason.clone(), detail: detail.clone() }
+            }
+            MemberState::Counted(_)
+            | MemberState::Invited
+            | MemberState::Declined(_)
+            | MemberState::Failed { .. }
+            | MemberState::Carried
+            | MemberState::Silent => UpdateReply::Accepted,
+        };
+        let record = self.open_member(peer).map(|member| {
+            member.record.state = state;
+            member.record.clone()
+        });
+        (reply, record)
+    }
+
+    fn count(&self, peer: &Peer, header: &UpdateHeader, payload: &Payload) -> Counted {
+        let base = self.member(&peer.name).and_then(|m| m.base.as_ref()).map(|base| base.key.round);
+        Counted {
+            base,
+            retain: header.retain && self.limits.retain,
+            ..Counted::new(header, matches!(payload, Payload::Inline(_)))
+        }
+    }
+
+    fn fault(&self, header: &UpdateHeader, payload: &Payload) -> Option<(&'static str, String)> {
+        let want = self.limits.parameters as u64 * 4;
+        if header.payload.bytes != want {
+            return Some(("wrong_size", format!("{} bytes were sent, {want} are needed", header.payload.bytes)));
+        }
+        if header.weight == 0 || header.weight > self.limits.max_examples {
+            let max = self.limits.max_examples;
+            return Some(("bad_weight", format!("weight {} is outside 1 to {max}", header.weight)));
+        }
+        if header.steps == 0 {
+            return Some(("bad_steps", "an update of 0 optimiser steps changes nothing".to_owned()));
+        }
+        match header.initial_loss {
+            None if self.limits.initial_loss => {
+                let detail = "the strategy needs the received model's loss on the node's rows".to_owned();
+                return Some(("bad_loss", detail));
+            }
+            Some(loss) if !loss.is_finite() || loss < 0.0 => {
+                return Some(("bad_loss", format!("initial loss {loss} is not a finite number of at least 0")));
+            }
+            None | Some(_) => {}
+        }
+        if let Payload::Inline(bytes) = payload {
+            let bound = self.limits.bound.unsigned_abs();
+            let beyond = |q: &[u8; 4]| i32::from_le_bytes(*q).unsigned_abs() > bound;
+            if let Some(i) = bytes.as_chunks::<4>().0.iter().position(beyond) {
+                return Some(("out_of_range", format!("value {i} is outside the grid's ±{bound}")));
+            }
+        }
+        None
+    }
+
+    /// A counted update proved unusable when it was summed.
+    pub fn reject(&mut self, name: &NodeName, reason: &str, detail: String) -> Option<MemberRecord> {
+        let member = self.members.get_mut(name)?;
+        member.record.state = MemberState::Refused { reason: reason.to_owned(), detail };
+        Some(member.record.clone())
+    }
+}
