@@ -22,7 +22,7 @@ use aivillage_base::wire::{Down, NodeReport, PredictTask, Up};
 use aivillage_engine::{Engine, NodeTrainer};
 use aivillage_inference::worker::{Worker, WorkerConfig, WorkerDeps};
 use aivillage_link::client::ClientConfig;
-use aivillage_link::{Enrolment, LinkClient};
+use aivillage_link::{Enrolment, LinkClient, LinkError};
 use aivillage_training::Trainer;
 use aivillage_training::participant::{Participant, ParticipantDeps};
 use serde_json::json;
@@ -55,7 +55,8 @@ pub struct NodeOptions {
     pub clock: Arc<dyn Clock>,
 }
 
-/// Joins the gateway at `address` with a one-time token, or finds that it has joined already.
+/// Joins the gateway at `address` with a one-time token, or finds that it has joined already. A gateway that cannot be
+/// reached yet is tried again for `patience`.
 ///
 /// # Errors
 /// What the token, the address or the gateway is at fault of; a folder that belongs to another gateway.
@@ -63,6 +64,7 @@ pub async fn enrol(
     folder: &NodeFolder,
     address: Option<&str>,
     token: Option<&str>,
+    patience: Duration,
     clock: &Arc<dyn Clock>,
 ) -> Result<Enrolment, CliError> {
     let existing = folder.enrolment()?;
@@ -88,12 +90,23 @@ pub async fn enrol(
         }
     };
     let identity = folder.identity()?;
-    let enrolment = aivillage_link::join(&address, token, &identity, clock)
+    let enrolment = aivillage_link::join_within(patience, &address, token, &identity, clock)
         .await
-        .map_err(|e| CliError::new(e.kind().into(), format!("cannot join {address}: {e}")))?;
+        .map_err(|e| not_joined(&address, patience, &e))?;
     folder.keep(&enrolment).map_err(|e| kept(folder.path(), &e))?;
     tracing::info!(name = %enrolment.name, link = enrolment.link, "joined");
     Ok(enrolment)
+}
+
+fn not_joined(address: &str, patience: Duration, error: &LinkError) -> CliError {
+    let told = CliError::new(error.kind().into(), format!("cannot join {address}: {error}"));
+    if !matches!(error, LinkError::Unreachable { .. }) {
+        return told;
+    }
+    told.hint(format!(
+        "tried for {} s (--wait SECONDS); start `aivillage up` there with --link on an address that this machine reaches, and join again: the token is not spent",
+        patience.as_secs()
+    ))
 }
 
 fn kept(path: &Path, error: &std::io::Error) -> CliError {

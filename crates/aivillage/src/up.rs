@@ -349,7 +349,9 @@ async fn built_in_node(
     // A fault in its settings must be seen at the start; what happens later is logged.
     options.folder.config()?;
     Ok(tokio::spawn(async move {
-        let enrolled = node::enrol(&options.folder, Some(&address), token.as_deref(), &options.clock).await;
+        // Its link listens already.
+        let (address, token) = (Some(address.as_str()), token.as_deref());
+        let enrolled = node::enrol(&options.folder, address, token, Duration::ZERO, &options.clock).await;
         let ended = match enrolled {
             Ok(enrolment) => node::run(options, enrolment, cancel).await,
             Err(error) => Err(error),

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -81,6 +82,9 @@ pub struct JoinArgs {
     /// Folder of this node: node.yaml, its key, its log of what it sent
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
+    /// Try for this long to reach a gateway that is not up yet, at the first join; 0 = once
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub wait: u64,
     /// Join and stop, without running
     #[arg(long)]
     pub enrol_only: bool,
@@ -152,6 +156,7 @@ impl From<JoinArgs> for JoinOptions {
             address: args.url,
             token: args.token,
             dir: args.dir,
+            patience: Duration::from_secs(args.wait),
             enrol_only: args.enrol_only,
             exit_with_parent: args.harness.exit_with_parent,
             crash: args.harness.crash_at,

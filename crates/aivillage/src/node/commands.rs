@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aivillage_base::ports::Uplink as _;
 use aivillage_base::time::{Clock, SystemClock};
@@ -23,6 +24,8 @@ pub struct JoinOptions {
     pub token: Option<String>,
     /// The node's folder.
     pub dir: PathBuf,
+    /// How long a gateway that cannot be reached yet is tried again at the first join.
+    pub patience: Duration,
     /// Join and stop, without running.
     pub enrol_only: bool,
     /// Stop when standard input ends.
@@ -45,12 +48,19 @@ pub async fn join(options: JoinOptions) -> Result<(), CliError> {
     let _running = folder.lock()?;
     // Settings at fault are told before a one-time token is spent.
     folder.config()?;
-    let enrolment = enrol(&folder, options.address.as_deref(), options.token.as_deref(), &clock).await?;
+    let cancel = CancellationToken::new();
+    stop_on_signal(options.exit_with_parent, cancel.clone())?;
+    let (address, token) = (options.address.as_deref(), options.token.as_deref());
+    let enrolment = tokio::select! {
+        enrolment = enrol(&folder, address, token, options.patience, &clock) => enrolment?,
+        () = cancel.cancelled() => {
+            let told = CliError::new(ExitCode::Failed, "stopped before this node has joined");
+            return Err(told.hint("the same command with the same folder goes on where this one was"));
+        }
+    };
     if options.enrol_only {
         return Ok(());
     }
-    let cancel = CancellationToken::new();
-    stop_on_signal(options.exit_with_parent, cancel.clone())?;
     let node = NodeOptions { folder, crash: options.crash, bench_params: options.bench_params, clock };
     run(node, enrolment, cancel).await
 }

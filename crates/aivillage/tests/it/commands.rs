@@ -162,3 +162,21 @@ async fn a_token_works_once_and_a_wrong_one_is_refused_before_anything_is_sent()
     assert!(refused.contains("not the gateway that issued the token"), "{refused}");
     join("north-3", "nonsense").refused(1);
 }
+
+#[tokio::test]
+async fn a_node_may_be_started_before_its_gateway() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut village = Village::without_node(dir.path());
+    let token = village.token("early").await;
+    village.gateway.terminate();
+    village.gateway.wait();
+    let link = village.link.clone();
+    let folder = dir.path().join("early");
+    let once = ["node", "join", &link, "--wait", "0", "--token", &token, "--dir", folder.to_str().unwrap()];
+    let late = run(&once).refused(7);
+    assert!(late.contains("aivillage up") && late.contains("the token is not spent"), "{late}");
+    village.run_node("early", &[&link, "--token", &token]);
+    village.nodes[0].until_said("not joined yet, trying again");
+    let village = village.again(&["--no-node"]);
+    village.connected(&["early"]).await;
+}

@@ -93,6 +93,15 @@ impl Process {
         ended_within(&mut self.child, PATIENCE).unwrap_or_else(|| panic!("still running:\n{}", self.log()))
     }
 
+    /// Waits until it has written this to standard error.
+    pub(crate) fn until_said(&self, text: &str) {
+        let started = Instant::now();
+        while !self.log().contains(text) {
+            assert!(started.elapsed() < PATIENCE, "it has not said `{text}`:\n{}", self.log());
+            std::thread::sleep(LOOK);
+        }
+    }
+
     /// What it wrote to standard error so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
