@@ -194,6 +194,8 @@ pub trait Records: Send + Sync + Debug {
 pub trait BlobWriter: Send + Debug {
     /// Appends bytes.
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError>;
+    /// Length and hash of the bytes so far: a sender's claim is checked before there is a blob.
+    fn written(&self) -> Result<BlobRef, StoreError>;
     /// Makes it durable under its hash. Dropping the writer instead leaves nothing behind.
     async fn finish(self: Box<Self>) -> Result<BlobRef, StoreError>;
 }

@@ -266,6 +266,10 @@ impl BlobWriter for FolderWriter {
         Ok(())
     }
 
+    fn written(&self) -> Result<BlobRef, StoreError> {
+        self.intake.as_ref().map(Intake::written).ok_or_else(lost)
+    }
+
     async fn finish(mut self: Box<Self>) -> Result<BlobRef, StoreError> {
         let intake = self.intake.take().ok_or_else(lost)?;
         blocking(move || intake.publish()).await

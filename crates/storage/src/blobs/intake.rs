@@ -112,6 +112,13 @@ impl Intake {
         Ok(())
     }
 
+    /// Length and hash of what was taken so far.
+    pub(super) fn written(&self) -> BlobRef {
+        let mut hasher = self.hasher.clone();
+        hasher.update(&self.gathered);
+        BlobRef { digest: hasher.finalize().into(), bytes: self.received }
+    }
+
     /// Makes the blob durable, then visible.
     pub(super) fn publish(mut self) -> Result<BlobRef, StoreError> {
         self.append(&[])?;

@@ -80,12 +80,16 @@ impl BlobWriter for MemoryWriter {
         Ok(())
     }
 
-    async fn finish(mut self: Box<Self>) -> Result<BlobRef, StoreError> {
+    fn written(&self) -> Result<BlobRef, StoreError> {
         if self.failed {
             return Err(lost());
         }
+        Ok(BlobRef { digest: Digest::of(&self.bytes), bytes: self.bytes.len() as u64 })
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<BlobRef, StoreError> {
+        let blob = self.written()?;
         let bytes = Bytes::from(std::mem::take(&mut self.bytes));
-        let blob = BlobRef { digest: Digest::of(&bytes), bytes: bytes.len() as u64 };
         let mut state = self.store.state();
         state.ledger.insert(blob.digest, blob.bytes);
         state.bytes.insert(blob.digest, bytes);
