@@ -11,7 +11,7 @@ use aivillage_base::wire::{BlobRef, Declined, Down, Peer, RoundKey, UpdateHeader
 use aivillage_base::{Architecture, Digest, NodeName};
 
 use crate::config::Selection;
-use crate::record::{Base, JobRecord, Life, MemberRecord, MemberState, RoundRecord, Saved, Stage};
+use crate::record::{Base, Counted, JobRecord, Life, MemberRecord, MemberState, RoundRecord, Saved, Stage};
 use crate::recruit::{self, Candidate};
 use crate::round::{CARRIED_RETRY_MS, Round, Verdict};
 use crate::spec::Start;
@@ -290,12 +290,17 @@ impl Job {
 
     fn update(&mut self, now: Now, peer: &Peer, header: &UpdateHeader, payload: Payload, step: &mut Step) {
         let offer = self.offer(peer, header);
+        let declared = Counted::new(header, false).contribution(header.key.round);
+        let unfit = self.record.spec.strategy.rule().accepts(&declared).err();
         let Some(round) = self.current(peer, &header.key).filter(|_| offer.is_none()) else {
             step.reply = offer;
             return;
         };
         let key = round.key().clone();
-        let (reply, member) = round.update(peer, header, &payload);
+        let (reply, member) = match unfit {
+            Some(detail) => round.refuse(peer, "unusable", detail),
+            None => round.update(peer, header, &payload),
+        };
         step.kept = member.as_ref().is_some_and(|m| m.counted().is_some());
         if let (Payload::Inline(bytes), true) = (payload, step.kept) {
             step.changes.push(Change::Payload(key, peer.name.clone(), bytes));

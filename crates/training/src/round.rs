@@ -46,8 +46,6 @@ pub struct Limits {
     pub bound: i32,
     /// Largest weight.
     pub max_examples: u32,
-    /// Must an update say how much the received model lost on the node's rows?
-    pub initial_loss: bool,
     /// Are updates kept after the round, where their node allows it?
     pub retain: bool,
     /// How updates are taken in, if not round by round; its size is `min`.

@@ -6,7 +6,6 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use aivillage_base::fixed::Grid;
 use aivillage_base::wire::{BlobRef, DataRequirements, LocalTraining};
 use aivillage_base::{Architecture, ErrorKind, JobId, LayerSpec, ModelId, Recipe, arch, suggest};
 
@@ -167,7 +166,8 @@ pub fn personal(patterns: &[String], architecture: &Architecture) -> Vec<String>
 }
 
 /// Is `name` meant by `pattern`? `*` at the pattern's end stands for any rest.
-fn matches(pattern: &str, name: &str) -> bool {
+#[must_use]
+pub fn matches(pattern: &str, name: &str) -> bool {
     pattern.strip_suffix('*').map_or(pattern == name, |front| name.starts_with(front))
 }
 
@@ -207,7 +207,8 @@ pub fn resolve(
     }
     let total_rounds = request.total_rounds.unwrap_or(config.default_rounds);
     faults.range("/total_rounds", u64::from(total_rounds), 1, 100_000);
-    let min = request.min_participants.unwrap_or(config.min_participants);
+    let chosen = choice::resolve(request.strategy.as_ref(), config, &mut faults);
+    let min = choice::min_participants(&chosen.strategy, request.min_participants, config, &mut faults);
     faults.range("/min_participants", u64::from(min), 1, 100_000);
     let max = request.max_participants.unwrap_or(config.max_participants.max(min));
     faults.range("/max_participants", u64::from(max), 1, 100_000);
@@ -217,11 +218,10 @@ pub fn resolve(
     if let Some(job_type) = &request.job_type {
         check_job_type(job_type, &mut faults);
     }
-    let chosen = choice::resolve(request.strategy.as_ref(), config, &mut faults);
     let mut training = hyper.training;
     training.proximal_mu = chosen.strategy.rule().local().proximal_mu;
     choice::check(&chosen.strategy, (min, max), &training, &mut faults);
-    check_sums(max, hyper.max_examples, &mut faults);
+    shape::check_sums(max, hyper.max_examples, &mut faults);
     check_privacy(request, config, &mut faults);
     let spec = JobSpec {
         job_id,
@@ -242,6 +242,7 @@ pub fn resolve(
             .unwrap_or(u64::try_from(config.round_timeout.as_millis()).unwrap_or(u64::MAX)),
         seed,
     };
+    shape::check(&spec, &mut faults);
     faults.finish(spec)
 }
 
@@ -316,20 +317,6 @@ fn check_job_type(job_type: &str, faults: &mut Faults) {
             );
         }
         other => faults.invalid("/job_type", &suggest::unknown("job type", other, &JOB_TYPES)),
-    }
-}
-
-/// Sums must fit 64 bits whatever the members send: a member is not to be blamed for a sum that is too large.
-fn check_sums(max_participants: u32, max_examples: u32, faults: &mut Faults) {
-    let bound = u64::from(Grid::default().bound.unsigned_abs());
-    let most = i64::MAX.unsigned_abs() / bound / u64::from(max_participants.max(1));
-    if u64::from(max_examples) > most {
-        faults.invalid(
-            "/hyperparameters/max_examples",
-            &format!(
-                "{max_participants} updates of weight {max_examples} can overflow a 64-bit sum: use at most {most}"
-            ),
-        );
     }
 }
 

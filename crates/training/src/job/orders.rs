@@ -22,7 +22,6 @@ impl Job {
             parameters: values * rule.planes(),
             bound: Grid::default().bound,
             max_examples: spec.max_examples,
-            initial_loss: rule.local().initial_loss,
             retain: spec.retain_updates,
             buffer: rule.buffer(),
         })

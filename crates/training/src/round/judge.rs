@@ -45,23 +45,22 @@ impl Round {
         if let Some(reply) = self.offer(peer, header) {
             return (reply, None);
         }
-        let state = match self.fault(header, payload) {
-            Some((reason, detail)) => MemberState::Refused { reason: reason.to_owned(), detail },
-            None => MemberState::Counted(self.count(peer, header, payload)),
-        };
-        let reply = match &state {
-            MemberState::Refused { reason, detail } => {
-                UpdateReply::Refused { reason: reason.clone(), detail: detail.clone() }
-            }
-            MemberState::Counted(_)
-            | MemberState::Invited
-            | MemberState::Declined(_)
-            | MemberState::Failed { .. }
-            | MemberState::Carried
-            | MemberState::Silent => UpdateReply::Accepted,
-        };
+        if let Some((reason, detail)) = self.fault(header, payload) {
+            return self.refuse(peer, reason, detail);
+        }
+        let counted = self.count(peer, header, payload);
         let record = self.open_member(peer).map(|member| {
-            member.record.state = state;
+            member.record.state = MemberState::Counted(counted);
+            member.record.clone()
+        });
+        (UpdateReply::Accepted, record)
+    }
+
+    /// Refuses the update of a member whose update was wanted; it stays refused.
+    pub fn refuse(&mut self, peer: &Peer, reason: &str, detail: String) -> (UpdateReply, Option<MemberRecord>) {
+        let reply = UpdateReply::Refused { reason: reason.to_owned(), detail: detail.clone() };
+        let record = self.open_member(peer).map(|member| {
+            member.record.state = MemberState::Refused { reason: reason.to_owned(), detail };
             member.record.clone()
         });
         (reply, record)
@@ -87,16 +86,6 @@ impl Round {
         }
         if header.steps == 0 {
             return Some(("bad_steps", "an update of 0 optimiser steps changes nothing".to_owned()));
-        }
-        match header.initial_loss {
-            None if self.limits.initial_loss => {
-                let detail = "the strategy needs the received model's loss on the node's rows".to_owned();
-                return Some(("bad_loss", detail));
-            }
-            Some(loss) if !loss.is_finite() || loss < 0.0 => {
-                return Some(("bad_loss", format!("initial loss {loss} is not a finite number of at least 0")));
-            }
-            None | Some(_) => {}
         }
         if let Payload::Inline(bytes) = payload {
             let bound = self.limits.bound.unsigned_abs();

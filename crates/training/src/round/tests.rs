@@ -12,7 +12,6 @@ fn limits(min: usize) -> Limits {
         parameters: 4,
         bound: 1_000,
         max_examples: 100,
-        initial_loss: false,
         retain: false,
         buffer: None,
     }

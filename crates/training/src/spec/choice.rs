@@ -35,6 +35,28 @@ pub(super) fn resolve(choice: Option<&StrategyChoice>, config: &TrainingConfig, 
     Chosen { strategy: Strategy::FedAvg(FedAvg {}), personal_tensors: Vec::new() }
 }
 
+/// Fewest members of a round. An asynchronous strategy closes when its buffer is full, so that is what it needs.
+pub(super) fn min_participants(
+    strategy: &Strategy,
+    asked: Option<u32>,
+    config: &TrainingConfig,
+    faults: &mut Faults,
+) -> u32 {
+    let Some(buffer) = strategy.rule().buffer() else { return asked.unwrap_or(config.min_participants) };
+    if let Some(asked) = asked.filter(|asked| *asked != buffer.size) {
+        faults.invalid(
+            "/min_participants",
+            &format!(
+                "strategy `{}` makes a model of every {} updates, whoever they come from, but min_participants is {asked}: \
+                 leave min_participants out, or set buffer_size to {asked}",
+                strategy.name(),
+                buffer.size
+            ),
+        );
+    }
+    buffer.size
+}
+
 /// What a strategy needs of the cohort and of the local training is said before anybody trains.
 pub(super) fn check(strategy: &Strategy, (min, max): (u32, u32), training: &LocalTraining, faults: &mut Faults) {
     let (rule, name) = (strategy.rule(), strategy.name());

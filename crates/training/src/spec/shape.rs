@@ -1,9 +1,10 @@
 //! How a job and the shape of its model go together: what travels, what stays on the nodes.
 
 use aivillage_base::arch::TensorSpec;
-use aivillage_base::{Architecture, suggest};
+use aivillage_base::fixed::Grid;
+use aivillage_base::{Architecture, Task, suggest};
 
-use super::{JobSpec, matches};
+use super::{Faults, JobSpec, Start, matches};
 
 impl JobSpec {
     /// Values of the model that a plane of an update holds: all but those of tensors that stay on the nodes. None if the
@@ -40,5 +41,40 @@ impl JobSpec {
             ));
         }
         Ok(())
+    }
+}
+
+/// What can be known of the model at submit is looked at then; the rest when the first cohort fixes its shape.
+pub(super) fn check(spec: &JobSpec, faults: &mut Faults) {
+    let known = match &spec.start {
+        Start::Model(model) => Some(model.architecture.clone()),
+        Start::Recipe(recipe) => {
+            let data = spec.data.input.as_ref().zip(spec.data.classes);
+            data.and_then(|(input, classes)| recipe.build(input, Task::Classification { classes }).ok())
+        }
+    };
+    if let Some(Err(detail)) = known.map(|architecture| spec.fits(&architecture)) {
+        faults.invalid("/strategy/config/personal_tensors", &detail);
+    }
+}
+
+/// Sums must fit 64 bits whatever the members send: a member is not to be blamed for a sum that is too large.
+///
+/// Means weighted by examples are the ones that can grow: the strategies' own coefficients are scaled to stay below 2^62
+/// ([`crate::strategy::Choice::combination`]), and ranks sum bare values.
+pub(super) fn check_sums(max_participants: u32, max_examples: u32, faults: &mut Faults) {
+    let bound = u64::from(Grid::default().bound.unsigned_abs());
+    let updates = u64::from(max_participants.max(1));
+    let largest = u128::from(updates) * u128::from(max_examples) * u128::from(bound);
+    if largest > i64::MAX.unsigned_abs().into() {
+        let most = i64::MAX.unsigned_abs() / bound / updates;
+        faults.invalid(
+            "/hyperparameters/max_examples",
+            &format!(
+                "{updates} updates of weight {max_examples} with values up to {bound} grid steps can sum to {largest}, more \
+                 than a 64-bit sum holds ({}): use at most {most} for this cohort, or lower max_participants",
+                i64::MAX
+            ),
+        );
     }
 }

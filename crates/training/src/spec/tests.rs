@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+use aivillage_base::fixed::Grid;
+
 use super::*;
 use crate::error::TrainingError;
 use crate::testing::{linear, request};
@@ -192,7 +194,9 @@ fn a_cohort_whose_sum_could_overflow_is_refused_before_a_member_is_blamed_for_it
     large.hyperparameters.insert("max_examples".into(), json!(MAX_EXAMPLES));
     let faults = ask(&large, &TrainingConfig::default()).unwrap_err();
     assert_eq!(faults[0].pointer, "/hyperparameters/max_examples");
-    let most: u64 = faults[0].detail.rsplit(' ').next().unwrap().parse().unwrap();
+    let advice = faults[0].detail.split("at most ").nth(1).unwrap();
+    let most: u64 = advice.split(' ').next().unwrap().parse().unwrap();
+    assert!(faults[0].detail.contains("14073747157811200000"), "the sum in numbers: {}", faults[0].detail);
     large.hyperparameters.insert("max_examples".into(), json!(most));
     assert!(ask(&large, &TrainingConfig::default()).is_ok(), "the advice helps");
     let bound = u128::from(Grid::default().bound.unsigned_abs());
