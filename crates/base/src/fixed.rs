@@ -76,25 +76,5 @@ pub fn to_bytes(values: &[i32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
-/// Adds `weight * q` of the little-endian integers `bytes` to `sum`; returns false, with `sum` in an undefined state,
-/// if an integer exceeds `bound` or the sum overflows.
-///
-/// # Panics
-/// If `bytes` is not exactly 4 bytes a value of `sum`: the caller checks sizes when an update arrives.
-#[must_use]
-pub fn add_weighted(sum: &mut [i64], bytes: &[u8], weight: u32, bound: i32) -> bool {
-    assert_eq!(sum.len() * 4, bytes.len(), "an update block must match the sum it is added to");
-    let weight = i64::from(weight);
-    let mut ok = true;
-    for (s, q) in sum.iter_mut().zip(bytes.as_chunks::<4>().0) {
-        let q = i32::from_le_bytes(*q);
-        ok &= q.unsigned_abs() <= bound.unsigned_abs();
-        let (next, overflow) = s.overflowing_add(i64::from(q) * weight);
-        *s = next;
-        ok &= !overflow;
-    }
-    ok
-}
-
 #[cfg(test)]
 mod tests;

@@ -27,33 +27,18 @@ pub enum PartialError {
     /// A sum left the range of 64-bit integers.
     #[error("the sum overflows 64 bits: the job's max_examples, cohort or range is too large")]
     Overflow,
-    /// An integer lies outside the grid that the round's plan fixed.
-    #[error("a value exceeds the grid's bound")]
-    OutOfRange,
 }
 
 impl Partial {
-    /// The empty sum over `len` coordinates.
+    /// A sum of the updates with these digests, whose weights add up to `weight`.
     #[must_use]
-    pub fn zero(len: usize) -> Self {
-        Self { sum: vec![0; len], weight: 0, count: 0, contributors: Digest([0; 32]) }
-    }
-
-    /// Adds one contributor's block: little-endian i32 values, its weight, and the digest of its whole update.
-    ///
-    /// # Errors
-    /// [`PartialError::OutOfRange`] for a value beyond `bound` or a sum beyond 64 bits; the sum is then unusable.
-    pub fn add(&mut self, block: &[u8], weight: u32, bound: i32, digest: &Digest) -> Result<(), PartialError> {
-        if block.len() != self.sum.len() * 4 {
-            return Err(PartialError::Shape(self.sum.len(), block.len() / 4));
+    pub fn of(sum: Vec<i64>, weight: u64, contributors: impl Iterator<Item = Digest>) -> Self {
+        let mut partial = Self { sum, weight, count: 0, contributors: Digest([0; 32]) };
+        for digest in contributors {
+            partial.count += 1;
+            xor(&mut partial.contributors, &digest);
         }
-        if !crate::fixed::add_weighted(&mut self.sum, block, weight, bound) {
-            return Err(PartialError::OutOfRange);
-        }
-        self.weight += u64::from(weight);
-        self.count += 1;
-        xor(&mut self.contributors, digest);
-        Ok(())
+        partial
     }
 
     /// Adds another partial sum over the same coordinates.
@@ -82,27 +67,43 @@ fn xor(into: &mut Digest, other: &Digest) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::fixed::to_bytes;
+
+    /// A partial sum of one contributor.
+    fn leaf(sum: Vec<i64>, weight: u64, name: u8) -> Partial {
+        Partial::of(sum, weight, std::iter::once(Digest::of(&[name])))
+    }
+
+    proptest! {
+        /// Joins two of the sums again and again, whichever come next, until one is left.
+        #[test]
+        fn any_tree_equals_the_flat_sum(
+            values in prop::collection::vec((prop::collection::vec(-(1_i64 << 50)..1 << 50, 3), 1..1_000_u64), 1..20),
+            turns in prop::collection::vec(any::<prop::sample::Index>(), 40),
+        ) {
+            let leaves = (0..).zip(&values).map(|(name, (sum, weight))| leaf(sum.clone(), *weight, name));
+            let mut left: Vec<Partial> = leaves.collect();
+            let flat = Partial::of(
+                (0..3).map(|i| values.iter().map(|(sum, _)| sum[i]).sum()).collect(),
+                values.iter().map(|(_, weight)| weight).sum(),
+                (0..).zip(&values).map(|(name, _)| Digest::of(&[name])),
+            );
+            let mut turns = turns.iter();
+            while left.len() > 1 {
+                let a = left.swap_remove(turns.next().unwrap().index(left.len()));
+                let b = turns.next().unwrap().index(left.len());
+                left[b].merge(&a).unwrap();
+            }
+            prop_assert_eq!(&left[0], &flat);
+        }
+    }
 
     #[test]
-    fn any_tree_equals_the_flat_sum() {
-        let updates: Vec<_> = (0..5i32).map(|i| (to_bytes(&[i, -i, 3 * i]), 10 + u32::try_from(i).unwrap())).collect();
-        let leaf = |(block, weight): &(Vec<u8>, u32)| {
-            let mut p = Partial::zero(3);
-            p.add(block, *weight, 100, &Digest::of(block)).unwrap();
-            p
-        };
-        let mut flat = Partial::zero(3);
-        for (block, weight) in &updates {
-            flat.add(block, *weight, 100, &Digest::of(block)).unwrap();
-        }
-        let mut left = leaf(&updates[3]);
-        left.merge(&leaf(&updates[1])).unwrap();
-        let mut right = leaf(&updates[4]);
-        right.merge(&leaf(&updates[0])).unwrap();
-        right.merge(&leaf(&updates[2])).unwrap();
-        right.merge(&left).unwrap();
-        assert_eq!(right, flat);
+    fn what_does_not_fit_together_is_refused() {
+        let mut one = leaf(vec![i64::MAX], 1, 1);
+        assert_eq!(one.merge(&leaf(vec![0, 0], 1, 2)), Err(PartialError::Shape(1, 2)));
+        assert_eq!(one.merge(&leaf(vec![1], 1, 2)), Err(PartialError::Overflow));
     }
 }

@@ -1,166 +1,261 @@
-//! From a closed round to its model: block by block, in the memory of one block.
+//! From a closed round to its model: exact, in blocks, on all cores, in bounded memory.
 //!
-//! Reads the model and every accepted update once, [`BLOCK`] coordinates at a time, sums integers and writes the next
-//! bundle through a hashing blob writer. What is read is hashed on the way, so damage is found before the model is stored.
-//! Nothing here depends on the order of updates, so the same accepted set gives the same bytes whatever happened before.
-//! Memory: one block of the model, one of an update, one of the sum, and a hash state of 2 KB an update.
+//! ```text
+//! Work (strategy, facts, tensors, model, state)
+//!   |- distances, where the rule needs them ---- gram: exact integer products, rounded once
+//!   |- rule.choose(facts) = Choice
+//!   '- wave by wave over the model's coordinates
+//!        sum | ranks : updates  -> exact integer sums (one `Partial` a plane)
+//!        finish      : sums     -> direction -> rule.apply -> bytes of the next model and server state
+//! ```
+//! [`run`] is the coordinator's door: a plan and its stores. [`Work`] is the same without stores, for whoever has updates
+//! elsewhere ([`Rows`]): files of an auditor, random buffers of a measurement.
+//!
+//! Integers are summed, so neither the order of updates, nor the cut into waves and blocks, nor the number of threads changes
+//! a bit. Memory: at most 64 MiB of updates at a time, one wave of sums and results (about 24 bytes a coordinate of
+//! [`WAVE`]), and for distances 8 to 16 bytes a pair of updates.
+//!
+//! Must not know: jobs, sockets, files. Everything but [`run`] blocks.
+
+mod finish;
+mod gram;
+mod layout;
+mod network;
+mod parallel;
+mod ranks;
+mod run;
+mod simd;
+mod sum;
+mod table;
+
+use std::fmt::Debug;
+use std::ops::Range;
 
 use aivillage_base::Digest;
-use aivillage_base::arch::TensorSpec;
-use aivillage_base::bundle;
-use aivillage_base::fixed::Grid;
-use aivillage_base::partial::Partial;
-use aivillage_base::ports::{Blobs, Records, StoreError};
-use bytes::Bytes;
+use aivillage_base::wire::LocalTraining;
 
-use crate::step::{ComputeError, ComputePlan, Made};
-use crate::store;
-use crate::strategy::{Block, Choice, Contribution, Facts, Geometry};
+use crate::strategy::{Contribution, Facts, Geometry, Needs, Strategy};
 
-/// Coordinates a block: 256 KiB of each update, 512 KiB of sums.
-pub const BLOCK: usize = 64 * 1024;
+pub use layout::Tensor;
+pub use run::{Options, run, run_with};
 
-/// A run of coordinates of one tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Segment {
-    start: usize,
-    len: usize,
-    grid: Grid,
-}
+use finish::Making;
+use gram::Measuring;
+use layout::Layout;
+use parallel::Threads;
 
-/// Makes and stores the round's model.
+/// Coordinates of the model that are made at a time, at most: 8 MiB of sums a plane, 4 MiB of results a vector.
+pub const WAVE: usize = 1 << 20;
+
+/// The updates of a round: vectors of integers on the grids of the round, all of the same length.
 ///
-/// # Errors
-/// [`ComputeError::BadUpdate`] names a member whose update cannot be used; [`ComputeError::Store`] may pass.
-pub async fn run(plan: &ComputePlan, records: &dyn Records, blobs: &dyn Blobs) -> Result<Made, ComputeError> {
-    let broken = |e: &dyn std::fmt::Display| ComputeError::Store(e.to_string());
-    let contributions: Vec<Contribution> = plan.accepted.iter().map(|(_, c)| c.contribution(plan.key.round)).collect();
-    let geometry = Geometry::default();
-    let facts = Facts {
-        round: plan.key.round,
-        training: &plan.training,
-        population: plan.invited,
-        contributions: &contributions,
-        geometry: &geometry,
-    };
-    let Choice::Mean { weights: each, divisor, .. } =
-        plan.strategy.rule().choose(&facts).map_err(ComputeError::Unusable)?
-    else {
-        return Err(ComputeError::Unusable("ranks are not built".to_owned()));
-    };
-    let layout = plan.architecture.layout().map_err(|e| broken(&e))?;
-    let header = bundle::header_bytes(&plan.architecture).map_err(|e| broken(&e))?;
-    let parameters: usize = layout.iter().map(TensorSpec::len).sum();
-    let data_offset = header.len() as u64;
-    let front = blobs.read_at(&plan.model_in.digest, 0, header.len()).await.map_err(|e| broken(&e))?;
-    let mut model_hash = blake3::Hasher::new();
-    model_hash.update(&front);
-    let mut hashes = vec![blake3::Hasher::new(); plan.accepted.len()];
-    let mut writer = blobs.writer(plan.model_in.bytes).await.map_err(|e| broken(&e))?;
-    writer.write(header.into()).await.map_err(|e| broken(&e))?;
-    for start in (0..parameters).step_by(BLOCK) {
-        let len = BLOCK.min(parameters - start);
-        let offset = data_offset + start as u64 * 4;
-        let block = blobs.read_at(&plan.model_in.digest, offset, len * 4).await.map_err(|e| broken(&e))?;
-        model_hash.update(&block);
-        let mut weights: Vec<f32> = block.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        if weights.len() != len {
-            return Err(ComputeError::Store(format!("model {} is cut", plan.model_in.digest)));
-        }
-        let segments = segments(&layout, &plan.grids, start, len);
-        sum_block(plan, records, blobs, start, &segments, &mut weights, &mut hashes, (&facts, &each, divisor)).await?;
-        let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
-        writer.write(bytes.into()).await.map_err(|e| broken(&e))?;
-    }
-    if Digest::from(model_hash.finalize()) != plan.model_in.digest {
-        return Err(ComputeError::Store(format!("model {} is damaged", plan.model_in.digest)));
-    }
-    for ((node, counted), hash) in plan.accepted.iter().zip(&hashes) {
-        if Digest::from(hash.finalize()) != counted.payload.digest {
-            let detail = format!("the stored update of {node} is not what was sent");
-            return Err(ComputeError::BadUpdate { node: node.clone(), reason: "damaged", detail });
-        }
-    }
-    let model = writer.finish().await.map_err(|e| broken(&e))?;
-    Ok(Made { model, state: Vec::new() })
+/// An update holds the tensors of the model that travel, in layout order; where the rule has two planes, the same tensors
+/// follow once more.
+pub trait Rows: Sync + Debug {
+    /// Fills `out` with the values of update `row` from position `start`; called from several threads at once.
+    ///
+    /// # Errors
+    /// [`RowError`]
+    fn read(&self, row: usize, start: usize, out: &mut [i32]) -> Result<(), RowError>;
+
+    /// What names the update among the contributors of a partial sum.
+    fn digest(&self, row: usize) -> Digest;
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call, one block")]
-async fn sum_block(
-    plan: &ComputePlan,
-    records: &dyn Records,
-    blobs: &dyn Blobs,
-    start: usize,
-    segments: &[Segment],
-    weights: &mut [f32],
-    hashes: &mut [blake3::Hasher],
-    (facts, weights_of, divisor): (&Facts<'_>, &[u32], f64),
-) -> Result<(), ComputeError> {
-    let mut sums: Vec<Partial> = segments.iter().map(|s| Partial::zero(s.len)).collect();
-    for (((node, counted), hash), weight) in plan.accepted.iter().zip(hashes).zip(weights_of) {
-        let bad = |reason, detail| ComputeError::BadUpdate { node: node.clone(), reason, detail };
-        let block =
-            read_update(plan, records, blobs, node, counted, start, weights.len()).await.map_err(|e| match e {
-                StoreError::Damaged(what) => bad("damaged", what),
-                StoreError::Conflict { .. }
-                | StoreError::Fenced { .. }
-                | StoreError::Full { .. }
-                | StoreError::Unavailable(_) => ComputeError::Store(e.to_string()),
-            })?;
-        hash.update(&block);
-        for (segment, sum) in segments.iter().zip(&mut sums) {
-            let from = (segment.start - start) * 4;
-            sum.add(&block[from..from + segment.len * 4], *weight, segment.grid.bound, &counted.payload.digest)
-                .map_err(|e| bad("out_of_range", e.to_string()))?;
-        }
-    }
-    for (segment, sum) in segments.iter().zip(&sums) {
-        let from = segment.start - start;
-        #[expect(clippy::cast_precision_loss, reason = "rounded once, the same way everywhere")]
-        let direction: Vec<f64> = sum.sum.iter().map(|s| *s as f64 / divisor * segment.grid.step()).collect();
-        let block = &mut weights[from..from + segment.len];
-        plan.strategy.rule().apply(
-            facts,
-            &mut Block { weights: block, direction: &direction, second: &[], state: &mut [], grid: segment.grid },
-        );
-    }
-    Ok(())
+/// Why values of an update cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RowError {
+    /// It is cut, missing or not what was sent: it will not become better.
+    #[error("{0}")]
+    Damaged(String),
+    /// The store failed; trying again may help.
+    #[error("{0}")]
+    Store(String),
 }
 
-/// One block of one update, exactly as long as asked.
-async fn read_update(
-    plan: &ComputePlan,
-    records: &dyn Records,
-    blobs: &dyn Blobs,
-    node: &aivillage_base::NodeName,
-    counted: &crate::record::Counted,
-    start: usize,
-    len: usize,
-) -> Result<Bytes, StoreError> {
-    let bytes = if counted.inline {
-        let whole = store::payload(records, &plan.key, node).await?;
-        let whole = whole.ok_or_else(|| StoreError::Damaged(format!("the update of {node} is missing")))?;
-        let end = ((start + len) * 4).min(whole.len());
-        whole.slice((start * 4).min(end)..end)
-    } else {
-        blobs.read_at(&counted.payload.digest, start as u64 * 4, len * 4).await?
-    };
-    if bytes.len() == len * 4 { Ok(bytes) } else { Err(StoreError::Damaged(format!("the update of {node} is cut"))) }
+/// A vector of f32 in the model's shape: the model, or a vector of server state.
+pub trait Floats: Sync + Debug {
+    /// Fills `out` from coordinate `start`; called from several threads at once.
+    ///
+    /// # Errors
+    /// One sentence: why it cannot be read.
+    fn read(&self, start: usize, out: &mut [f32]) -> Result<(), String>;
 }
 
-/// The runs of coordinates `start..start + len`, tensor by tensor.
-fn segments(layout: &[TensorSpec], grids: &[Grid], start: usize, len: usize) -> Vec<Segment> {
-    let end = start + len;
-    let mut out = Vec::new();
-    let mut at = 0;
-    for (tensor, grid) in layout.iter().zip(grids) {
-        let (from, to) = (at.max(start), (at + tensor.len()).min(end));
-        if from < to {
-            out.push(Segment { start: from, len: to - from, grid: *grid });
+/// Everything that makes a model, but the updates.
+#[derive(Debug, Clone)]
+pub struct Work<'a> {
+    /// The rule.
+    pub strategy: &'a Strategy,
+    /// Round, from 1.
+    pub round: u32,
+    /// How the nodes trained.
+    pub training: &'a LocalTraining,
+    /// Number of nodes invited, or that scaffold's control variates are averaged over.
+    pub population: u32,
+    /// One a row, in name order; never empty.
+    pub contributions: &'a [Contribution],
+    /// The tensors of the model, in layout order.
+    pub tensors: &'a [Tensor],
+    /// The model that the round started from.
+    pub model: &'a dyn Floats,
+    /// The server state that the round started from, in the order of the rule's slots; None = zero.
+    pub state: Vec<Option<&'a dyn Floats>>,
+    /// Threads to use, at most; 0 = as many as there are cores.
+    pub threads: usize,
+}
+
+/// Why there is no model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WorkError {
+    /// One update cannot be used.
+    #[error("update {row}: {detail}")]
+    Update {
+        /// Which.
+        row: usize,
+        /// `damaged` or `out_of_range`.
+        reason: &'static str,
+        /// A sentence.
+        detail: String,
+    },
+    /// The strategy cannot use this set of updates; says why.
+    #[error("{0}")]
+    Unusable(String),
+    /// The model, the state or the store of updates cannot be read; trying again may help.
+    #[error("{0}")]
+    Read(String),
+}
+
+/// A run of coordinates of the next model and the next server state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wave {
+    /// First coordinate; waves follow each other without gaps.
+    pub start: usize,
+    /// Weights: f32, little endian.
+    pub model: Vec<u8>,
+    /// The same coordinates of each slot of the rule's state, in its order.
+    pub state: Vec<Vec<u8>>,
+}
+
+/// A model under way; each call of [`Self::advance`] reads a part of the updates and makes a part of the model.
+///
+/// ```text
+/// let mut aggregation = work.begin()?;
+/// while aggregation.wanted().is_some() {
+///     if let Some(wave) = aggregation.advance(&rows)? { /* write wave.model behind the last one */ }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Aggregation<'a> {
+    work: Work<'a>,
+    layout: Layout,
+    threads: Threads,
+    geometry: Geometry,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Measuring(Measuring),
+    Making(Making),
+}
+
+impl<'a> Work<'a> {
+    /// Begins; nothing is read yet.
+    ///
+    /// # Errors
+    /// [`WorkError::Unusable`]: the rule refuses, or its state does not fit.
+    pub fn begin(self) -> Result<Aggregation<'a>, WorkError> {
+        let rule = self.strategy.rule();
+        if self.contributions.is_empty() {
+            return Err(WorkError::Unusable("there is no update".to_owned()));
         }
-        at += tensor.len();
+        if self.state.len() != rule.slots().len() {
+            let (given, want) = (self.state.len(), rule.slots().len());
+            return Err(WorkError::Unusable(format!("{given} vectors of server state are given, {want} needed")));
+        }
+        let layout = Layout::new(self.tensors);
+        let threads = Threads::new(self.threads);
+        let points = self.contributions.len();
+        let stage = match rule.needs() {
+            Needs::Nothing => None,
+            Needs::Norms => Some(Measuring::norms(&layout, points)),
+            Needs::Distances => Some(Measuring::distances(&layout, points, None)),
+            Needs::DistancesAndCentre => Some(Measuring::distances(&layout, points, Some(self.centre()?))),
+        };
+        let mut aggregation = Aggregation {
+            stage: Stage::Measuring(stage.unwrap_or_default()),
+            geometry: Geometry::default(),
+            work: self,
+            layout,
+            threads,
+        };
+        aggregation.choose_if_measured()?;
+        Ok(aggregation)
     }
-    out
+
+    /// Place of the state that distances are measured to.
+    fn centre(&self) -> Result<usize, WorkError> {
+        let slots = self.strategy.rule().slots();
+        let found = slots.iter().position(|slot| *slot == crate::strategy::CENTRE);
+        found.ok_or_else(|| {
+            WorkError::Unusable("the rule measures distances to a state that it does not keep".to_owned())
+        })
+    }
+}
+
+impl Aggregation<'_> {
+    /// Positions of the updates' values that [`Self::advance`] reads next; None when the model is complete.
+    ///
+    /// For whoever brings values from afar; rows that can read all positions at any time need not ask.
+    #[must_use]
+    pub fn wanted(&self) -> Option<Vec<Range<usize>>> {
+        match &self.stage {
+            Stage::Measuring(measuring) => measuring.wanted(),
+            Stage::Making(making) => making.wanted(&self.layout),
+        }
+    }
+
+    /// Goes on with the next part; returns coordinates of the model if some are made.
+    ///
+    /// # Errors
+    /// [`WorkError`]; the aggregation is then at its end.
+    pub fn advance(&mut self, rows: &dyn Rows) -> Result<Option<Wave>, WorkError> {
+        match &mut self.stage {
+            Stage::Measuring(measuring) => {
+                measuring.advance(rows, &self.work.state, self.threads)?;
+                self.choose_if_measured()?;
+                Ok(None)
+            }
+            Stage::Making(making) => {
+                let facts = facts(&self.work, &self.geometry);
+                making.advance(&self.work, &facts, &self.layout, rows, self.threads)
+            }
+        }
+    }
+
+    fn choose_if_measured(&mut self) -> Result<(), WorkError> {
+        let Stage::Measuring(measuring) = &mut self.stage else { return Ok(()) };
+        if measuring.wanted().is_some() {
+            return Ok(());
+        }
+        self.geometry = measuring.take_geometry();
+        let rule = self.work.strategy.rule();
+        let choice = rule.choose(&facts(&self.work, &self.geometry)).map_err(WorkError::Unusable)?;
+        let making = Making::new(choice, rule.planes(), &self.work, &self.layout)?;
+        self.stage = Stage::Making(making);
+        Ok(())
+    }
+}
+
+fn facts<'f>(work: &'f Work<'_>, geometry: &'f Geometry) -> Facts<'f> {
+    Facts {
+        round: work.round,
+        training: work.training,
+        population: work.population,
+        contributions: work.contributions,
+        geometry,
+    }
 }
 
 #[cfg(test)]

@@ -1,30 +1,28 @@
-//! The sum against a naive one, whatever the order, the tensor borders and the block borders.
+//! The coordinator's door on memory stores; the arithmetic is proved in [`exact`] against [`naive`].
+
+mod exact;
+mod naive;
 
 use std::sync::Arc;
 
 use aivillage_base::arch::Recipe;
-use aivillage_base::fixed::to_bytes;
-use aivillage_base::ports::put_blob;
+use aivillage_base::bundle;
+use aivillage_base::fixed::{Grid, to_bytes};
+use aivillage_base::ports::{Blobs as _, Records as _, put_blob};
 use aivillage_base::rng::SeededRng;
 use aivillage_base::time::{Clock, SystemClock};
 use aivillage_base::wire::{LocalMetrics, UpdateHeader};
 use aivillage_base::{Architecture, NodeName, Task};
 use aivillage_storage::{MemoryBlobs, MemoryRecords};
+use bytes::Bytes;
 
+use super::sum::BLOCK;
 use super::*;
 use crate::record::Counted;
-use crate::step::Change;
-use crate::strategy::Strategy;
+use crate::step::{Change, ComputeError, ComputePlan};
+use crate::store;
 use crate::strategy::fedavg::FedAvg;
 use crate::testing::{key, linear, name, spec};
-
-#[test]
-fn blocks_are_cut_at_tensor_borders() {
-    let tensor = |n: usize| TensorSpec { name: String::new(), shape: vec![n] };
-    let (a, b) = (Grid { exponent: -1, bound: 1 }, Grid { exponent: -2, bound: 1 });
-    let found = segments(&[tensor(10), tensor(20)], &[a, b], 5, 10);
-    assert_eq!(found, [Segment { start: 5, len: 5, grid: a }, Segment { start: 10, len: 5, grid: b }]);
-}
 
 /// A closed round with its stores.
 struct Closed {

@@ -1,0 +1,257 @@
+//! Squared norms and distances of updates: exact integers, one pass over the values, rounded once.
+//!
+//! |x - y|^2 = xx + yy - 2 xy, so all distances come from the Gram matrix. It is made in tiles of [`TILE`] by [`TILE`] updates
+//! over runs of [`RUN`] positions, which stay in the core's cache; only tiles on and above the diagonal.
+//!
+//! Overflow: a product is at most bound^2 <= 2^62, so a run of min([`RUN`], 2^63 / bound^2) positions fits 64 bits (2^17
+//! positions at 24 bits); runs are added up in 128 bits, enough for 2^65 positions.
+//!
+//! Grids differ by a power of two only. Tensors are taken in the order of their grids; the products of one grid are exact,
+//! become f64 (rounded once, scaled exactly), and the few grids are added in that order.
+
+use std::ops::Range;
+
+use crate::strategy::Geometry;
+
+use super::layout::{Layout, Segment};
+use super::parallel::{Threads, each};
+use super::simd::{self, PRODUCTS};
+use super::table::{Table, columns};
+use super::{Floats, Rows, WorkError};
+
+/// Rows and columns of a tile of the matrix: a multiple of both sides of the tile in registers.
+const TILE: usize = 12;
+/// Positions of a run: 4 KiB a row, so that the rows of a register tile stay in the first-level cache.
+const RUN: usize = 1024;
+
+/// Norms or distances under way. The default has nothing to do.
+#[derive(Debug, Default)]
+pub(super) struct Measuring {
+    parts: Vec<Part>,
+    next: usize,
+    /// Rows of the table: updates, then the centre.
+    updates: usize,
+    centre: Option<usize>,
+    pairs: Pairs,
+    table: Table,
+    /// Of the grids that are complete.
+    norms: Vec<f64>,
+    distances: Vec<f64>,
+}
+
+/// Positions of one grid exponent that are read together.
+#[derive(Debug)]
+struct Part {
+    exponent: i32,
+    segments: Vec<Segment>,
+}
+
+/// Products of the current grid.
+#[derive(Debug)]
+enum Pairs {
+    /// Squares only.
+    Squares(Vec<i128>),
+    /// Tiles on and above the diagonal, row by row.
+    Tiles(Vec<[i128; TILE * TILE]>),
+}
+
+impl Default for Pairs {
+    fn default() -> Self {
+        Self::Squares(Vec::new())
+    }
+}
+
+impl Measuring {
+    /// Norms of `updates` updates.
+    pub(super) fn norms(layout: &Layout, updates: usize) -> Self {
+        let parts = parts(layout, columns(updates));
+        Self { parts, updates, pairs: Pairs::Squares(vec![0; updates]), norms: vec![0.0; updates], ..Self::default() }
+    }
+
+    /// Distances of `updates` updates and, if given, of the state in this place.
+    pub(super) fn distances(layout: &Layout, updates: usize, centre: Option<usize>) -> Self {
+        let points = updates + usize::from(centre.is_some());
+        let tiles = points.div_ceil(TILE);
+        Self {
+            parts: parts(layout, columns(points)),
+            updates,
+            centre,
+            pairs: Pairs::Tiles(vec![[0; TILE * TILE]; tiles * (tiles + 1) / 2]),
+            norms: vec![0.0; points],
+            distances: vec![0.0; points * points],
+            ..Self::default()
+        }
+    }
+
+    /// Positions that are read next; None when all is measured.
+    pub(super) fn wanted(&self) -> Option<Vec<Range<usize>>> {
+        self.parts.get(self.next).map(|part| part.segments.iter().map(|s| s.position..s.position + s.len).collect())
+    }
+
+    /// What was measured.
+    pub(super) fn take_geometry(&mut self) -> Geometry {
+        Geometry {
+            norms_squared: std::mem::take(&mut self.norms),
+            distances_squared: std::mem::take(&mut self.distances),
+        }
+    }
+
+    /// Measures the next part.
+    pub(super) fn advance(
+        &mut self,
+        rows: &dyn Rows,
+        state: &[Option<&dyn Floats>],
+        threads: Threads,
+    ) -> Result<(), WorkError> {
+        let (Some(part), Some(ranges)) = (self.parts.get(self.next), self.wanted()) else { return Ok(()) };
+        let bounds: Vec<(usize, i32)> = part.segments.iter().map(|s| (s.len, s.grid.bound)).collect();
+        let all: Vec<usize> = (0..self.updates).collect();
+        let more = usize::from(self.centre.is_some());
+        self.table.fill(rows, &all, &ranges, &bounds, (more, threads))?;
+        if let Some(Some(centre)) = self.centre.map(|place| state[place]) {
+            fill_centre(centre, &part.segments, self.table.row_mut(self.updates))?;
+        }
+        let bound = bounds.iter().map(|(_, bound)| bound.unsigned_abs()).max().unwrap_or(0).max(1);
+        let run = usize::try_from(i64::MAX.unsigned_abs() / u64::from(bound).pow(2)).unwrap_or(RUN).min(RUN);
+        match &mut self.pairs {
+            Pairs::Squares(squares) => add_squares(&self.table, run, squares, threads)?,
+            Pairs::Tiles(tiles) => add_products(&self.table, self.updates + more, run, tiles, threads)?,
+        }
+        let exponent = part.exponent;
+        self.next += 1;
+        if self.parts.get(self.next).is_none_or(|next| next.exponent != exponent) {
+            self.fold(exponent);
+        }
+        Ok(())
+    }
+
+    /// Adds what is complete of one grid to the result and begins anew.
+    fn fold(&mut self, exponent: i32) {
+        let scale = f64::powi(2.0, 2 * exponent);
+        #[expect(clippy::cast_precision_loss, reason = "this is where a distance is rounded")]
+        let number = |exact: i128| exact as f64 * scale;
+        match &mut self.pairs {
+            Pairs::Squares(squares) => {
+                for (norm, square) in self.norms.iter_mut().zip(&mut *squares) {
+                    *norm += number(*square);
+                }
+                squares.fill(0);
+            }
+            Pairs::Tiles(tiles) => {
+                let points = self.norms.len();
+                let count = points.div_ceil(TILE);
+                let at = |a: usize, b: usize| tiles[place(a / TILE, b / TILE, count)][a % TILE * TILE + b % TILE];
+                for a in 0..points {
+                    self.norms[a] += number(at(a, a));
+                    for b in a + 1..points {
+                        let squared = number(at(a, a) + at(b, b) - 2 * at(a, b));
+                        self.distances[a * points + b] += squared;
+                        self.distances[b * points + a] = self.distances[a * points + b];
+                    }
+                }
+                tiles.fill([0; TILE * TILE]);
+            }
+        }
+    }
+}
+
+/// Place of tile (i, j), i <= j, of `count` by `count`.
+fn place(i: usize, j: usize, count: usize) -> usize {
+    i * count - i * (i + 1) / 2 + j
+}
+
+/// All positions that travel, by grid, in parts of at most `columns` positions.
+fn parts(layout: &Layout, columns: usize) -> Vec<Part> {
+    let mut all: Vec<Segment> = layout.travelling().collect();
+    all.sort_by_key(|s| (s.grid.exponent, s.position));
+    let mut parts: Vec<Part> = Vec::new();
+    let mut room = 0;
+    for mut rest in all {
+        while rest.len > 0 {
+            if room == 0 || parts.last().is_none_or(|p| p.exponent != rest.grid.exponent) {
+                parts.push(Part { exponent: rest.grid.exponent, segments: Vec::new() });
+                room = columns;
+            }
+            let len = rest.len.min(room);
+            if let Some(part) = parts.last_mut() {
+                part.segments.push(Segment { len, ..rest });
+            }
+            room -= len;
+            rest = Segment { start: rest.start + len, position: rest.position + len, len: rest.len - len, ..rest };
+        }
+    }
+    parts
+}
+
+/// The state as integers: it lies on the grid (a rule rounds it there), so nothing is lost unless the grid has changed.
+fn fill_centre(centre: &dyn Floats, segments: &[Segment], row: &mut [i32]) -> Result<(), WorkError> {
+    let mut at = 0;
+    for segment in segments {
+        let mut values = vec![0.0; segment.len];
+        centre.read(segment.start, &mut values).map_err(WorkError::Read)?;
+        let (inverse, bound) = (1.0 / segment.grid.step(), f64::from(segment.grid.bound));
+        for (integer, value) in row[at..].iter_mut().zip(values) {
+            #[expect(clippy::cast_possible_truncation, reason = "clamped to the bound, an i32")]
+            let rounded = (f64::from(value) * inverse).round_ties_even().clamp(-bound, bound) as i32;
+            *integer = rounded;
+        }
+        at += segment.len;
+    }
+    Ok(())
+}
+
+fn add_squares(table: &Table, run: usize, squares: &mut [i128], threads: Threads) -> Result<(), WorkError> {
+    let each_thread = squares.len().div_ceil(threads.for_values(table.width() * squares.len()));
+    let parts: Vec<_> = squares.chunks_mut(each_thread).enumerate().map(|(i, s)| (i * each_thread, s)).collect();
+    each(parts, |(first, squares)| {
+        for (row, square) in (first..).zip(squares) {
+            *square += table.row(row).chunks(run).map(|values| i128::from(simd::square(values))).sum::<i128>();
+        }
+        Ok(())
+    })
+}
+
+/// A tile of the matrix with its place.
+type Place<'t> = (usize, usize, &'t mut [i128; TILE * TILE]);
+
+fn add_products(
+    table: &Table,
+    points: usize,
+    run: usize,
+    tiles: &mut [[i128; TILE * TILE]],
+    threads: Threads,
+) -> Result<(), WorkError> {
+    let count = points.div_ceil(TILE);
+    let places = (0..count).flat_map(|i| (i..count).map(move |j| (i, j)));
+    let threads = threads.for_values(table.width().saturating_mul(tiles.len()) * TILE);
+    let mut shares: Vec<Vec<Place<'_>>> = (0..threads).map(|_| Vec::new()).collect();
+    for (turn, ((i, j), tile)) in places.zip(tiles).enumerate() {
+        shares[turn % threads].push((i, j, tile));
+    }
+    let nothing = vec![0; run];
+    each(shares, |mut share| {
+        for start in (0..table.width()).step_by(run) {
+            let end = (start + run).min(table.width());
+            let row = |i: usize| if i < points { &table.row(i)[start..end] } else { &nothing[..end - start] };
+            for (i, j, tile) in &mut share {
+                add_tile(&row, *i * TILE, *j * TILE, tile);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Adds the products of the rows from `i` with those from `j`.
+fn add_tile<'t>(row: &impl Fn(usize) -> &'t [i32], i: usize, j: usize, tile: &mut [i128; TILE * TILE]) {
+    for a in (0..TILE).step_by(PRODUCTS.0) {
+        for b in (0..TILE).step_by(PRODUCTS.1) {
+            let found =
+                simd::products(std::array::from_fn(|k| row(i + a + k)), std::array::from_fn(|k| row(j + b + k)));
+            for (k, line) in found.iter().enumerate() {
+                for (l, product) in line.iter().enumerate() {
+                    tile[(a + k) * TILE + b + l] += i128::from(*product);
+                }
+            }
+        }
+    }
+}

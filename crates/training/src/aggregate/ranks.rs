@@ -1,0 +1,122 @@
+//! Order statistics coordinate by coordinate: exact, on integers, many columns at once.
+//!
+//! Up to [`NETWORK_MAX`] updates a sorting network orders [`LANES`] columns side by side; beyond, the two ranks at the border
+//! of the middle are found by halving the range of values and counting, which is linear in the number of updates.
+
+use super::WorkError;
+use super::network::network;
+use super::parallel::{Threads, each, stripe};
+use super::simd::{self, LANES};
+use super::table::Table;
+
+/// Updates for which a network pays: at this size it costs what counting does.
+const NETWORK_MAX: usize = 1_024;
+
+/// Which updates take part, and which of their sorted values count.
+#[derive(Debug)]
+pub(super) struct Ranks {
+    /// Rows.
+    pub(super) rows: Vec<usize>,
+    kind: Kind,
+    pairs: Option<Vec<(u16, u16)>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// All but `cut` at each end.
+    Middle { cut: usize },
+    /// The `keep` nearest to the median.
+    NearMedian { keep: usize },
+}
+
+impl Ranks {
+    /// Without the `cut` smallest and largest values of `rows`.
+    ///
+    /// # Errors
+    /// [`WorkError::Unusable`] if nothing is left.
+    pub(super) fn middle(rows: Vec<usize>, cut: usize) -> Result<Self, WorkError> {
+        let count = rows.len();
+        if 2 * cut >= count {
+            return Err(WorkError::Unusable(format!("of {count} values none is left without {cut} at each end")));
+        }
+        let pairs = (count <= NETWORK_MAX).then(|| network(count, |r| usize::from((cut..count - cut).contains(&r))));
+        Ok(Self { rows, kind: Kind::Middle { cut }, pairs })
+    }
+
+    /// The `keep` values of `rows` nearest to their median; of two equally near the smaller one.
+    ///
+    /// # Errors
+    /// [`WorkError::Unusable`] if there are not as many.
+    pub(super) fn near_median(rows: Vec<usize>, keep: usize) -> Result<Self, WorkError> {
+        let count = rows.len();
+        if keep == 0 || keep > count {
+            return Err(WorkError::Unusable(format!("of {count} values {keep} cannot be kept")));
+        }
+        // Ranks that every window holds count together, but for the two of the median.
+        let inner = (count - keep).min(keep)..keep;
+        let median = [(count - 1) / 2, count / 2];
+        let class = |r: usize| if inner.contains(&r) && !median.contains(&r) { count } else { r };
+        let pairs = (count <= NETWORK_MAX).then(|| network(count, class));
+        Ok(Self { rows, kind: Kind::NearMedian { keep }, pairs })
+    }
+
+    /// How many values are summed a coordinate.
+    pub(super) fn kept(&self) -> usize {
+        match self.kind {
+            Kind::Middle { cut } => self.rows.len() - 2 * cut,
+            Kind::NearMedian { keep } => keep,
+        }
+    }
+
+    /// The sums of what counts of each column of `table`, which holds [`Self::rows`].
+    pub(super) fn sum(&self, table: &Table, threads: Threads) -> Result<Vec<i64>, WorkError> {
+        let mut sums = vec![0; table.width()];
+        let width = stripe(sums.len(), threads.for_values(sums.len().saturating_mul(self.rows.len())), LANES);
+        let stripes: Vec<_> = sums.chunks_mut(width).enumerate().map(|(i, sums)| (i * width, sums)).collect();
+        each(stripes, |(from, sums)| {
+            self.stripe(table, from, sums);
+            Ok(())
+        })?;
+        Ok(sums)
+    }
+
+    fn stripe(&self, table: &Table, from: usize, sums: &mut [i64]) {
+        let mut tile = vec![[0; LANES]; self.rows.len()];
+        let mut out = [0; LANES];
+        for (at, sums) in (from..).step_by(LANES).zip(sums.chunks_mut(LANES)) {
+            for (row, lanes) in tile.iter_mut().enumerate() {
+                lanes[..sums.len()].copy_from_slice(&table.row(row)[at..at + sums.len()]);
+            }
+            match (&self.pairs, self.kind) {
+                (Some(pairs), Kind::Middle { cut }) => {
+                    simd::sort(&mut tile, pairs);
+                    simd::total(&tile[cut..tile.len() - cut], &mut out);
+                }
+                (Some(pairs), Kind::NearMedian { keep }) => {
+                    simd::sort(&mut tile, pairs);
+                    simd::nearest(&tile, keep, &mut out);
+                }
+                (None, Kind::Middle { cut }) => simd::middle(&tile, cut, &mut out),
+                (None, Kind::NearMedian { keep }) => {
+                    sort_columns(&mut tile);
+                    simd::nearest(&tile, keep, &mut out);
+                }
+            }
+            sums.copy_from_slice(&out[..sums.len()]);
+        }
+    }
+}
+
+/// Sorts each column on its own.
+fn sort_columns(tile: &mut [[i32; LANES]]) {
+    let mut column = vec![0; tile.len()];
+    for lane in 0..LANES {
+        for (value, row) in column.iter_mut().zip(&*tile) {
+            *value = row[lane];
+        }
+        column.sort_unstable();
+        for (value, row) in column.iter().zip(&mut *tile) {
+            row[lane] = *value;
+        }
+    }
+}

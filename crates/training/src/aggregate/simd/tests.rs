@@ -1,0 +1,126 @@
+//! Each kernel against its scalar twin and against what it should be, on random input.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn row(len: usize) -> impl Strategy<Value = Vec<i32>> {
+    prop::collection::vec(prop_oneof![-(1 << 23)..1 << 23, Just(0), -3..3], len)
+}
+
+fn rows(count: usize, lengths: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Vec<i32>>> {
+    lengths.prop_flat_map(move |len| prop::collection::vec(row(len), count))
+}
+
+/// Rows of 64 lanes, with many equal values.
+fn tile(counts: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Vec<[i32; LANES]>> {
+    let value = prop_oneof![any::<i32>(), -2..2, Just(i32::MAX), Just(i32::MIN)];
+    let lanes = prop::collection::vec(value, LANES).prop_map(|v| <[i32; LANES]>::try_from(v).unwrap());
+    prop::collection::vec(lanes, counts)
+}
+
+fn column(tile: &[[i32; LANES]], lane: usize) -> Vec<i64> {
+    let mut column: Vec<i64> = tile.iter().map(|row| i64::from(row[lane])).collect();
+    column.sort_unstable();
+    column
+}
+
+proptest! {
+    #[test]
+    fn weighted_rows_are_added(rows in rows(4, 0..70), factors in prop::array::uniform4(0..1 << 30), before in -9_i64..9) {
+        let slices: [&[i32]; 4] = std::array::from_fn(|k| &rows[k][..]);
+        let mut wide = vec![before; rows[0].len()];
+        let mut plain = wide.clone();
+        add(&mut wide, slices, factors);
+        scalar::add(&mut plain, slices, factors);
+        prop_assert_eq!(&wide, &plain);
+        for (i, sum) in wide.iter().enumerate() {
+            let want: i64 = (0..4).map(|k| i64::from(rows[k][i]) * i64::from(factors[k])).sum();
+            prop_assert_eq!(*sum, before + want);
+        }
+    }
+
+    #[test]
+    fn values_beyond_a_bound_are_seen(values in prop::collection::vec(any::<i32>(), 0..70), bound in 0..=i32::MAX) {
+        let want = values.iter().all(|v| v.unsigned_abs() <= bound.unsigned_abs());
+        prop_assert_eq!(within(&values, bound), want);
+        prop_assert_eq!(scalar::within(&values, bound), want);
+        let largest = values.iter().map(|v| v.unsigned_abs()).max().unwrap_or(0);
+        if let Ok(largest) = i32::try_from(largest) {
+            prop_assert!(within(&values, largest));
+            prop_assert!(largest == 0 || !within(&values, largest - 1));
+        }
+    }
+
+    #[test]
+    fn products_and_squares_are_exact(rows in rows(7, 0..70)) {
+        let (a, b) = (std::array::from_fn(|k| &rows[k][..]), std::array::from_fn(|k| &rows[4 + k][..]));
+        let found = products(a, b);
+        prop_assert_eq!(found, scalar::products(a, b));
+        for (i, line) in found.iter().enumerate() {
+            for (j, product) in line.iter().enumerate() {
+                let want: i64 = a[i].iter().zip(b[j]).map(|(x, y)| i64::from(*x) * i64::from(*y)).sum();
+                prop_assert_eq!(*product, want);
+            }
+            prop_assert_eq!(square(a[i]), a[i].iter().map(|x| i64::from(*x).pow(2)).sum::<i64>());
+            prop_assert_eq!(square(a[i]), scalar::square(a[i]));
+        }
+    }
+
+    #[test]
+    fn pairs_of_rows_are_ordered(tile in tile(2..=9)) {
+        let last = u16::try_from(tile.len() - 1).unwrap();
+        let pairs: Vec<(u16, u16)> = (0..last).flat_map(|_| (0..last).map(|i| (i, i + 1))).collect();
+        let (mut wide, mut plain) = (tile.clone(), tile.clone());
+        sort(&mut wide, &pairs);
+        scalar::sort(&mut plain, &pairs);
+        prop_assert_eq!(&wide, &plain);
+        for lane in 0..LANES {
+            let found: Vec<i64> = wide.iter().map(|row| i64::from(row[lane])).collect();
+            prop_assert_eq!(found, column(&tile, lane));
+        }
+    }
+
+    #[test]
+    fn the_middle_is_what_a_sort_leaves(tile in tile(1..=30), part in 0.0..0.5_f64) {
+        let cut = ((tile.len() as f64 * part) as usize).min((tile.len() - 1) / 2);
+        let (mut wide, mut plain, mut all) = ([0; LANES], [0; LANES], [0; LANES]);
+        middle(&tile, cut, &mut wide);
+        scalar::middle(&tile, cut, &mut plain);
+        total(&tile, &mut all);
+        prop_assert_eq!(wide, plain);
+        for lane in 0..LANES {
+            let sorted = column(&tile, lane);
+            prop_assert_eq!(wide[lane], sorted[cut..sorted.len() - cut].iter().sum::<i64>());
+            prop_assert_eq!(all[lane], sorted.iter().sum::<i64>());
+        }
+    }
+
+    #[test]
+    fn the_nearest_to_the_median_are_chosen_one_by_one(tile in tile(1..=30), part in any::<prop::sample::Index>()) {
+        let keep = part.index(tile.len()) + 1;
+        let mut sorted = tile.clone();
+        for lane in 0..LANES {
+            for (row, value) in sorted.iter_mut().zip(column(&tile, lane)) {
+                row[lane] = i32::try_from(value).unwrap();
+            }
+        }
+        let (mut wide, mut plain) = ([0; LANES], [0; LANES]);
+        nearest(&sorted, keep, &mut wide);
+        scalar::nearest(&sorted, keep, &mut plain);
+        prop_assert_eq!(wide, plain);
+        for lane in 0..LANES {
+            let mut values = column(&tile, lane);
+            let median_twice = values[(values.len() - 1) / 2] + values[values.len() / 2];
+            values.sort_by_key(|v| ((2 * v - median_twice).abs(), *v));
+            prop_assert_eq!(wide[lane], values[..keep].iter().sum::<i64>());
+        }
+    }
+}
+
+#[test]
+fn integers_are_seen_as_bytes() {
+    let mut values = [1, -2];
+    bytes_mut(&mut values)[..4].copy_from_slice(&7_i32.to_ne_bytes());
+    assert_eq!(values, [7, -2]);
+}

@@ -1,0 +1,126 @@
+//! Exact weighted sums of updates: one pass over the values, in tiles that stay in the core's cache.
+//!
+//! Each thread owns a stripe of the wave's positions. It walks groups of updates, within a group blocks of [`BLOCK`]
+//! positions, within a block four updates at a time: a block's sums stay in the second-level cache for a whole group, and an
+//! opened update is read from start to end of the stripe before the next group is opened.
+//!
+//! Overflow: |sum| <= (sum of weights) x (largest bound), checked once against 64 bits before anything is added.
+
+use aivillage_base::partial::Partial;
+
+use super::layout::Layout;
+use super::parallel::{Threads, each, stripe};
+use super::{RowError, Rows, WorkError, simd};
+
+/// Positions a block: 64 KiB of each update, 128 KiB of sums.
+pub(super) const BLOCK: usize = 16 * 1024;
+/// Updates read together before the next are opened.
+const GROUP: usize = 128;
+/// Updates added at once.
+const TOGETHER: usize = 4;
+
+/// Which updates are added, each with its weight as a factor that fits the kernel.
+#[derive(Debug)]
+pub(super) struct Weighted {
+    /// (row, factor): a weight beyond 31 bits stands here in parts.
+    factors: Vec<(usize, i32)>,
+    /// Sum of weights.
+    weight: u64,
+    /// Updates of weight > 0.
+    rows: Vec<usize>,
+}
+
+impl Weighted {
+    /// Updates with these weights, one a row; 0 leaves an update out.
+    ///
+    /// # Errors
+    /// [`WorkError::Unusable`] with the numbers if the sum could leave 64 bits.
+    pub(super) fn new(weights: &[u32], layout: &Layout) -> Result<Self, WorkError> {
+        let weight: u64 = weights.iter().map(|w| u64::from(*w)).sum();
+        let bound = layout.travelling().map(|t| t.grid.bound.unsigned_abs()).max().unwrap_or(0);
+        if u128::from(weight) * u128::from(bound) > i64::MAX as u128 {
+            return Err(WorkError::Unusable(format!(
+                "a sum of weights of {weight} times values up to {bound} leaves 64 bits: lower max_examples or \
+                 max_participants"
+            )));
+        }
+        let mut factors = Vec::with_capacity(weights.len());
+        for (row, weight) in weights.iter().enumerate() {
+            let mut left = *weight;
+            while left > 0 {
+                let part = left.min(i32::MAX.unsigned_abs());
+                factors.push((row, part.cast_signed()));
+                left -= part;
+            }
+        }
+        let rows = (0..weights.len()).filter(|row| weights[*row] > 0).collect();
+        Ok(Self { factors, weight, rows })
+    }
+
+    /// The sum over `len` positions from `start` of the updates; `bounds` are those of the positions.
+    pub(super) fn sum(
+        &self,
+        rows: &dyn Rows,
+        (start, len): (usize, usize),
+        bounds: &[(usize, i32)],
+        threads: Threads,
+    ) -> Result<Partial, WorkError> {
+        let mut sum = vec![0; len];
+        let width = stripe(len, threads.for_values(len.saturating_mul(self.factors.len())), 16);
+        let stripes: Vec<_> = sum.chunks_mut(width).enumerate().map(|(i, sums)| (i * width, sums)).collect();
+        each(stripes, |(from, sums)| self.stripe(rows, start, from, sums, bounds))?;
+        Ok(Partial::of(sum, self.weight, self.rows.iter().map(|row| rows.digest(*row))))
+    }
+
+    /// The sums from `start + from`.
+    fn stripe(
+        &self,
+        rows: &dyn Rows,
+        start: usize,
+        from: usize,
+        sums: &mut [i64],
+        bounds: &[(usize, i32)],
+    ) -> Result<(), WorkError> {
+        let block = BLOCK.min(sums.len());
+        let mut buffers: [Vec<i32>; TOGETHER] = std::array::from_fn(|_| vec![0; block]);
+        for group in self.factors.chunks(GROUP) {
+            let mut at = from;
+            for sums in sums.chunks_mut(block) {
+                for few in group.chunks(TOGETHER) {
+                    let mut factors = [0; TOGETHER];
+                    for ((row, factor), (buffer, place)) in few.iter().zip(buffers.iter_mut().zip(&mut factors)) {
+                        let values = &mut buffer[..sums.len()];
+                        read(rows, *row, start + at, values)?;
+                        check(*row, values, at, bounds)?;
+                        *place = *factor;
+                    }
+                    simd::add(sums, buffers.each_ref().map(|b| &b[..sums.len()]), factors);
+                }
+                at += sums.len();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads values of an update; says which one if it cannot be read.
+pub(super) fn read(rows: &dyn Rows, row: usize, start: usize, out: &mut [i32]) -> Result<(), WorkError> {
+    rows.read(row, start, out).map_err(|e| match e {
+        RowError::Damaged(detail) => WorkError::Update { row, reason: "damaged", detail },
+        RowError::Store(detail) => WorkError::Read(detail),
+    })
+}
+
+/// Checks values at `at` of the positions that `bounds` covers.
+pub(super) fn check(row: usize, values: &[i32], at: usize, bounds: &[(usize, i32)]) -> Result<(), WorkError> {
+    let (mut from, end) = (0, at + values.len());
+    for (len, bound) in bounds {
+        let (start, stop) = (from.max(at), (from + len).min(end));
+        from += len;
+        if start < stop && !simd::within(&values[start - at..stop - at], *bound) {
+            let detail = format!("a value is beyond the bound {bound} of the round's grid");
+            return Err(WorkError::Update { row, reason: "out_of_range", detail });
+        }
+    }
+    Ok(())
+}
