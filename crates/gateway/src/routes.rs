@@ -11,6 +11,7 @@ pub(crate) mod probes;
 pub(crate) mod status;
 pub(crate) mod tokens;
 pub(crate) mod training;
+pub(crate) mod training_audit;
 pub(crate) mod training_events;
 
 use std::sync::Arc;
@@ -68,6 +69,8 @@ pub(crate) fn groups(mount_inference: bool) -> Groups {
             .routes(routes!(training::jobs))
             .routes(routes!(training::cancel))
             .routes(routes!(training::model))
+            .routes(routes!(training_audit::record))
+            .routes(routes!(training_audit::update))
             .routes(routes!(training_events::events))
             .routes(routes!(models::list))
             .routes(routes!(models::show))

@@ -39,6 +39,10 @@ pub enum TrainingError {
     /// The round asked for was not published, or its model is no longer kept.
     #[error("{0}")]
     NoModel(String),
+    /// No kept update has this digest, of which the first characters are given.
+    #[error("no update {0} is kept: updates stay after their round where the job says `retain_updates: true` and their node \
+             allows it")]
+    NoUpdate(String),
     /// Too many unfinished jobs are queued.
     #[error("{0} jobs are unfinished, as many as are accepted: wait for one to end or cancel one")]
     Full(usize),
@@ -59,7 +63,7 @@ impl TrainingError {
                 let privacy = faults.iter().all(|f| f.kind == ErrorKind::PrivacyUnsupported);
                 if privacy { ErrorKind::PrivacyUnsupported } else { ErrorKind::Invalid }
             }
-            Self::NotFound | Self::NoModel(_) => ErrorKind::NotFound,
+            Self::NotFound | Self::NoModel(_) | Self::NoUpdate(_) => ErrorKind::NotFound,
             Self::Taken(_) | Self::Ended { .. } => ErrorKind::Conflict,
             Self::Full(_) => ErrorKind::Overloaded,
             Self::Stopped => ErrorKind::Unavailable,

@@ -13,11 +13,14 @@ use aivillage_base::{Architecture, Digest, JobId, ModelId};
 use aivillage_fog::Inventory;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::KeptUpdate;
 use crate::config::TrainingConfig;
 use crate::coordinator::Coordinator;
 use crate::error::TrainingError;
 use crate::metrics::TrainingMetrics;
+use crate::record::Saved;
 use crate::spec::{CatalogueModel, JobRequest};
+use crate::store;
 use crate::trainer::Initialiser;
 use crate::view::{JobEvent, JobSummary, JobView, TrainingStats};
 
@@ -77,6 +80,8 @@ pub struct Deps {
 #[derive(Debug, Clone)]
 pub struct Training {
     coordinator: Arc<Coordinator>,
+    records: Arc<dyn Records>,
+    blobs: Arc<dyn Blobs>,
 }
 
 impl Training {
@@ -85,7 +90,8 @@ impl Training {
     /// # Errors
     /// If the store cannot be read.
     pub async fn start(deps: Deps, cancel: CancellationToken) -> Result<Self, TrainingError> {
-        Ok(Self { coordinator: Coordinator::start(deps, cancel).await? })
+        let (records, blobs) = (Arc::clone(&deps.records), Arc::clone(&deps.blobs));
+        Ok(Self { coordinator: Coordinator::start(deps, cancel).await?, records, blobs })
     }
 
     /// Accepts a job: it is durable when this returns.
@@ -139,6 +145,22 @@ impl Training {
     /// No such job or round; the round's model is no longer kept.
     pub async fn model(&self, job: &JobId, round: Option<u32>) -> Result<(BlobRef, Bytes), TrainingError> {
         self.coordinator.model(job, round).await
+    }
+
+    /// The job's record as it is persisted: what an auditor replays.
+    ///
+    /// # Errors
+    /// Not found; store.
+    pub async fn record(&self, job: &JobId) -> Result<Saved, TrainingError> {
+        store::saved(&*self.records, job).await?.ok_or(TrainingError::NotFound)
+    }
+
+    /// The integers of an update that was kept after its round.
+    ///
+    /// # Errors
+    /// No such job, or no kept update of this digest; store.
+    pub async fn kept_update(&self, job: &JobId, digest: &Digest) -> Result<KeptUpdate, TrainingError> {
+        KeptUpdate::find(self.record(job).await?, digest, &*self.records, &self.blobs).await
     }
 
     /// Figures over all jobs.

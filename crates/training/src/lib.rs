@@ -24,6 +24,7 @@
 
 mod actor;
 pub mod aggregate;
+pub mod audit;
 pub mod config;
 pub mod coordinator;
 pub mod error;

@@ -10,6 +10,7 @@ use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, ETAG};
 
 use super::{Caller, JsonObject, NoFields, Params, Shared};
 use crate::app::App;
+use crate::auth::Principal;
 use crate::body::{Fields, FromFields as _};
 use crate::dto::training::{CancelAnswer, CreateAnswer, CreateJob, JobAnswer, JobList, ModelQuery, StatusQuery};
 use crate::idempotency::Attempt;
@@ -32,6 +33,7 @@ impl From<TrainingError> for Problem {
             | TrainingError::Taken(_)
             | TrainingError::Ended { .. }
             | TrainingError::NoModel(_)
+            | TrainingError::NoUpdate(_)
             | TrainingError::Stopped
             | TrainingError::Store(_) => problem,
         }
@@ -112,14 +114,20 @@ pub(crate) async fn cancel(
     let job = job_id(&id)?;
     // A job that is not there is 404, whoever asks.
     training.status(&job).await?;
-    if !caller.may_act_for(owner(&app, &job).await?.as_deref()) {
-        return Err(Problem::new(
-            ErrorKind::Forbidden,
-            format!("job `{job}` was created by somebody else: only its creator or an admin may cancel it"),
-        ));
-    }
+    only_its_owner(&app, &caller, &job, "cancel it").await?;
     training.cancel(&job).await?;
     Ok(Json(CancelAnswer { job_id: job.to_string(), status: "cancelled" }))
+}
+
+/// Refuses everybody but the creator of a job and admins.
+pub(crate) async fn only_its_owner(app: &App, caller: &Principal, job: &JobId, act: &str) -> Result<(), Problem> {
+    if caller.may_act_for(owner(app, job).await?.as_deref()) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ErrorKind::Forbidden,
+        format!("job `{job}` was created by somebody else: only its creator or an admin may {act}"),
+    ))
 }
 
 async fn owner(app: &App, job: &JobId) -> Result<Option<String>, Problem> {

@@ -25,6 +25,7 @@ fn filled(path: &str) -> String {
         .replace("{model_id}", "none")
         .replace("{name}", "none")
         .replace("{slug}", "none")
+        .replace("{digest}", &"0".repeat(64))
         .replace("{id}", "none")
 }
 
@@ -52,6 +53,8 @@ async fn every_documented_route_is_served_and_every_issue_route_is_documented() 
         ("POST", format!("{f}/training/{{job_id}}/cancel")),
         ("GET", format!("{f}/training/{{job_id}}/events")),
         ("GET", format!("{f}/training/{{job_id}}/model")),
+        ("GET", format!("{f}/training/{{job_id}}/record")),
+        ("GET", format!("{f}/training/{{job_id}}/updates/{{digest}}")),
         ("POST", format!("{f}/models")),
         ("GET", format!("{f}/models")),
         ("GET", format!("{f}/models/{{model_id}}")),
@@ -74,7 +77,7 @@ async fn every_documented_route_is_served_and_every_issue_route_is_documented() 
         let found = documented.iter().any(|(p, m, _)| *p == path && *m == method);
         assert!(found, "{method} {path} is not documented");
     }
-    assert_eq!(documented.len(), 27, "a new route belongs into the list above");
+    assert_eq!(documented.len(), 29, "a new route belongs into the list above");
 }
 
 #[tokio::test]

@@ -237,7 +237,10 @@ impl Node {
                     let payload = bytes::Bytes::from(vec![0; values * 4]);
                     let digest = BlobRef { digest: Digest::of(&payload), bytes: payload.len() as u64 };
                     let metrics = LocalMetrics { loss: 0.7, accuracy: Some(0.5), train_ms: 3 };
-                    let header = UpdateHeader::new(invitation.key.clone(), digest, 10, metrics);
+                    let header = UpdateHeader {
+                        retain: invitation.retain_updates,
+                        ..UpdateHeader::new(invitation.key.clone(), digest, 10, metrics)
+                    };
                     training.answer(&self.peer, invitation.key.clone(), None).await;
                     let reply = training.update(&self.peer, header, Payload::Inline(payload)).await;
                     assert_eq!(reply, UpdateReply::Accepted);
