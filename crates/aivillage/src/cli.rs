@@ -3,13 +3,14 @@
 //! ```text
 //! main.rs ─ parse ─> Command ─┬─ up, node join        long-running, crate::up and crate::node
 //!                             ├─ status, train, models, infer, token, node ls ...   clients of a gateway's HTTP API
-//!                             ├─ config, data, completions     need no gateway
+//!                             ├─ config, data, aggregate, completions     need no gateway
 //!                             └─ demo, bench          start processes of this same program
 //! ```
 //!
 //! Promise: results go to stdout (one JSON document with `--json`), everything else to stderr; a failure is a
 //! [`CliError`] with an exit code of its own and, where one can do something, what to do. Must not know: how rooms work.
 
+mod aggregate;
 pub mod args;
 pub mod bench;
 mod config;
@@ -65,6 +66,8 @@ pub enum Command {
     Models(models::ModelsCommand),
     /// Ask a model for predictions
     Infer(infer::InferArgs),
+    /// Recompute a round from files: any strategy, the coordinator's own code, no gateway
+    Aggregate(aggregate::AggregateArgs),
     /// The configuration: check it, show it, or its schema
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -92,6 +95,7 @@ impl Command {
             | Self::Train(_)
             | Self::Models(_)
             | Self::Infer(_)
+            | Self::Aggregate(_)
             | Self::Config(_)
             | Self::Bench(_)
             | Self::Completions { .. } => false,
@@ -114,6 +118,7 @@ pub async fn run(command: Command, environment: Environment) -> Result<(), CliEr
         Command::Train(command) => train::run(command, &environment).await,
         Command::Models(command) => models::run(command, &environment).await,
         Command::Infer(args) => infer::run(args, &environment).await,
+        Command::Aggregate(args) => aggregate::run(&args),
         Command::Config(command) => config::run(&command, &environment),
         Command::Bench(command) => bench::run(command).await,
         Command::Completions { shell } => completions(shell),

@@ -65,7 +65,7 @@ pub(super) async fn run(args: &PreviewArgs, environment: &Environment) -> Result
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let options = NodeOptions { folder, crash: None, bench_params: None, clock };
     let name = enrolment.name.clone();
-    let work = move || {
+    let work = move || -> Result<_, CliError> {
         let abilities = node::abilities(&options)?;
         if let Err(declined) = abilities.config.policy.judge(&invitation) {
             return Ok((invitation, Err(declined)));
