@@ -5,7 +5,8 @@
 //!  node join    ──> POST /link/v1/join   token + CSR  ──> certificate   (the token pins the CA)
 //!  node         ──> GET  /link/v1/events               <── Down, Down, heartbeat, …   (one stream a node)
 //!               ──> POST /link/v1/messages   one Up
-//!               ──> PUT  /link/v1/updates    header, then integers, hashed on the way
+//!               ──> GET  /link/v1/updates    header of a large one ──> {"offset": n}: so many bytes of it are here
+//!               ──> PUT  /link/v1/updates    header, then integers (large: those from upload-offset on), hashed on the way
 //!               ──> GET  /link/v1/blobs/…    only what the inbox allows
 //!               ──> POST /link/v1/renew      CSR ──> fresh certificate; works after the old one ran out
 //! ```
@@ -14,7 +15,9 @@
 //! - a node is its Ed25519 key; certificates are short-lived, revocation is asked at every request and ends open streams;
 //! - a connection without a certificate reaches `join` and `renew` and nothing else, and is read only up to fixed caps;
 //! - messages are hints: they may be lost or repeated, each queue is bounded, nothing blocks the coordinator;
-//! - the bytes of an update are hashed while they arrive and handed over only if they are what the header says.
+//! - the bytes of an update are hashed while they arrive and handed over only if they are what the header says;
+//! - a transfer that breaks goes on where it was: no byte of a large update or of a model travels twice (but for what was
+//!   in the broken connection), and neither side holds more than one block of it beside the node's own copy.
 //!
 //! It must not know: jobs, rounds, models, or which database keeps its records ([`aivillage_base::ports::Records`]).
 

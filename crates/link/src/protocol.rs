@@ -3,6 +3,7 @@
 //! Promise: a refusal names its reason in a closed vocabulary, so the other side decides by it and not by text.
 
 use aivillage_base::ErrorKind;
+use aivillage_base::wire::UpdateReply;
 use serde::{Deserialize, Serialize};
 
 pub(crate) const JOIN: &str = "/link/v1/join";
@@ -13,8 +14,11 @@ pub(crate) const UPDATES: &str = "/link/v1/updates";
 pub(crate) const BLOBS: &str = "/link/v1/blobs/";
 
 /// The front of an update travels in this HTTP header, as JSON: so that the coordinator can refuse before a byte of
-/// the body is sent (`Expect: 100-continue`).
+/// the body is sent.
 pub(crate) const UPDATE_HEADER: &str = "aivillage-update";
+
+/// First byte of an update that the body of a `PUT` holds, in this HTTP header; the body goes on to the update's end.
+pub(crate) const UPDATE_OFFSET: &str = "upload-offset";
 
 /// Largest body of join and renew, in bytes: all that is ever read of a body before authentication.
 pub(crate) const JOIN_MAX: usize = 8 * 1024;
@@ -52,6 +56,16 @@ pub(crate) struct Certified {
     /// Validity by the gateway's clock, milliseconds since 1970.
     pub(crate) issued_at_ms: u64,
     pub(crate) not_after_ms: u64,
+}
+
+/// Answer to `GET /link/v1/updates`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Standing {
+    /// Bytes from this offset on are wanted; those before it are here.
+    Send { offset: u64 },
+    /// It needs no bytes, or not now.
+    Reply(UpdateReply),
 }
 
 /// Why a request was refused.

@@ -1,36 +1,24 @@
-//! A node's calls: messages, updates, blobs.
+//! A node's calls: messages, updates, blobs (the large ones in [`super::transfers`]).
 //!
 //! Each call is one try as its caller sees it; a kept connection that the gateway had closed meanwhile, and a certificate
 //! that ran out, are mended once inside it (every message is safe to receive twice).
 
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aivillage_base::Digest;
 use aivillage_base::ports::{INLINE_MAX, Uplink, UplinkError};
 use aivillage_base::wire::{BlobRef, Up, UpdateHeader, UpdateReply};
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use futures_util::stream;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response};
-use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
-use tokio::sync::oneshot;
 
 use super::dial::{self, ANSWER, RequestBody, Stage};
 use super::error::LinkError;
 use super::link::{Inner, Line, LinkClient};
-use crate::protocol::{BLOBS, MESSAGE_MAX, MESSAGES, UPDATE_HEADER, UPDATES};
+use super::transfers;
+use crate::protocol::{MESSAGE_MAX, MESSAGES};
 
-/// How long a large update waits for the coordinator's `100 Continue` before it is sent anyway (RFC 9110 §10.1.1).
-const CONTINUE: Duration = Duration::from_secs(5);
-/// Large bodies are written in pieces of this size.
-const PIECE: usize = 64 * 1024;
-/// Most memory that is reserved for a download before its bytes come.
-const RESERVED: usize = 16 * 1024 * 1024;
 /// Slowest line that a transfer is planned for, in bytes a second: a bad mobile connection.
 const SLOWEST: u64 = 16 * 1024;
 
@@ -44,7 +32,7 @@ impl Uplink for LinkClient {
         }
         let within = transfer(bytes.len() as u64);
         self.inner
-            .small(within, || {
+            .small(Over::Any, within, || {
                 let mut request = dial::request("POST", MESSAGES, dial::full(bytes.clone()));
                 let json = HeaderValue::from_static("application/json");
                 request.headers_mut().insert(CONTENT_TYPE, json);
@@ -58,34 +46,14 @@ impl Uplink for LinkClient {
         let front = serde_json::to_string(header).expect("invariant: headers serialise to JSON");
         let front =
             HeaderValue::from_str(&front).map_err(|e| UplinkError::Refused(format!("the update's header: {e}")))?;
-        let within = transfer(payload.len() as u64);
-        let make = || {
-            let mut request = if payload.len() <= INLINE_MAX {
-                dial::request("PUT", UPDATES, dial::full(payload.clone()))
-            } else {
-                asking_first(&payload)
-            };
-            request.headers_mut().insert(UPDATE_HEADER, front.clone());
-            request
-        };
-        let bytes = self.inner.small(within, make).await?;
-        let reply = serde_json::from_slice(&bytes);
-        Ok(reply.map_err(|e| LinkError::BadAnswer(e.to_string()))?)
+        if payload.len() > INLINE_MAX {
+            return Ok(self.inner.upload_large(&front, &payload).await?);
+        }
+        Ok(self.inner.put(&front, &payload, None).await?)
     }
 
     async fn fetch(&self, blob: &BlobRef) -> Result<Bytes, UplinkError> {
-        let path = format!("{BLOBS}{}", blob.digest);
-        let inner = &self.inner;
-        let within = transfer(blob.bytes);
-        let fetching = async {
-            let _place = inner.place().await;
-            let make = || dial::request("GET", &path, dial::full(Bytes::new()));
-            let (line, answer) = inner.ask(Over::Any, make).await?;
-            let bytes = inner.download(answer, blob).await?;
-            inner.keep(line);
-            Ok::<_, LinkError>(bytes)
-        };
-        Ok(inner.within(within, fetching).await?)
+        Ok(transfers::fetch(&self.inner, blob).await?)
     }
 }
 
@@ -94,48 +62,23 @@ impl Uplink for LinkClient {
 pub(super) enum Over {
     /// One that was kept warm, if there is one.
     Any,
+    /// The same, but a request that fails on it is not sent again: it is a long one.
+    AnyOnce,
     /// One of its own.
     Fresh,
 }
 
 /// Time for a transfer of this size.
-fn transfer(bytes: u64) -> Duration {
+pub(super) fn transfer(bytes: u64) -> Duration {
     ANSWER + Duration::from_secs(bytes / SLOWEST)
 }
 
-/// A request whose body waits until the coordinator says that it wants it.
-fn asking_first(payload: &Bytes) -> Request<RequestBody> {
-    let (wanted, waiting) = oneshot::channel::<()>();
-    let length = HeaderValue::from(payload.len());
-    let body = stream::unfold((Some(waiting), payload.clone()), |(waiting, mut rest)| async move {
-        if let Some(waiting) = waiting {
-            let _ = tokio::time::timeout(CONTINUE, waiting).await;
-        }
-        if rest.is_empty() {
-            return None;
-        }
-        let piece = rest.split_to(PIECE.min(rest.len()));
-        Some((Ok::<_, Infallible>(Frame::data(piece)), (None, rest)))
-    });
-    let mut request = dial::request("PUT", UPDATES, StreamBody::new(body).boxed_unsync());
-    request.headers_mut().insert(CONTENT_LENGTH, length);
-    request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
-    let wanted = Arc::new(Mutex::new(Some(wanted)));
-    hyper::ext::on_informational(&mut request, move |_| {
-        let wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(wanted) = wanted {
-            let _ = wanted.send(());
-        }
-    });
-    request
-}
-
 impl Inner {
-    async fn place(&self) -> tokio::sync::SemaphorePermit<'_> {
+    pub(super) async fn place(&self) -> tokio::sync::SemaphorePermit<'_> {
         self.calls.acquire().await.expect("invariant: the semaphore is never closed")
     }
 
-    async fn within<T>(
+    pub(super) async fn within<T>(
         &self,
         time: Duration,
         work: impl Future<Output = Result<T, LinkError>>,
@@ -147,10 +90,15 @@ impl Inner {
     }
 
     /// A call with a small answer.
-    async fn small(&self, within: Duration, make: impl Fn() -> Request<RequestBody>) -> Result<Bytes, LinkError> {
+    pub(super) async fn small(
+        &self,
+        over: Over,
+        within: Duration,
+        make: impl Fn() -> Request<RequestBody>,
+    ) -> Result<Bytes, LinkError> {
         let call = async {
             let _place = self.place().await;
-            let (line, answer) = self.ask(Over::Any, make).await?;
+            let (line, answer) = self.ask(over, make).await?;
             let bytes = dial::whole(answer.into_body()).await?;
             self.keep(line);
             Ok(bytes)
@@ -167,7 +115,7 @@ impl Inner {
         let mut renewed = false;
         loop {
             let mut line = match over {
-                Over::Any => self.line().await?,
+                Over::Any | Over::AnyOnce => self.line().await?,
                 Over::Fresh => self.dial().await?,
             };
             let failure = match line.sender.send_request(make()).await {
@@ -179,7 +127,7 @@ impl Inner {
                 }
                 // The gateway closed a connection that was kept warm: it has not seen this request, or it is
                 // safe to see it twice. The next one is another, in the end a fresh one.
-                Err(_) if line.reused => continue,
+                Err(_) if line.reused && over != Over::AnyOnce => continue,
                 Err(error) => self.dialer.failed(Stage::Request, &error),
             };
             if failure == LinkError::CertificateExpired && !renewed {
@@ -189,32 +137,5 @@ impl Inner {
             }
             return Err(failure);
         }
-    }
-
-    async fn download(&self, answer: Response<Incoming>, blob: &BlobRef) -> Result<Bytes, LinkError> {
-        let wrong = |why: String| LinkError::BadAnswer(format!("blob {}: {why}", blob.digest.short()));
-        let length = usize::try_from(blob.bytes).map_err(|e| wrong(e.to_string()))?;
-        let mut body = answer.into_body();
-        let declared = http_body::Body::size_hint(&body).exact();
-        if declared.is_some_and(|bytes| bytes != blob.bytes) {
-            return Err(wrong(format!("{} bytes expected, {declared:?} offered", blob.bytes)));
-        }
-        // A length is a claim: what is reserved ahead of the bytes is bounded.
-        let mut bytes = BytesMut::with_capacity(length.min(RESERVED));
-        let mut hasher = blake3::Hasher::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|e| self.dialer.failed(Stage::Request, &e))?;
-            let Ok(piece) = frame.into_data() else { continue };
-            if bytes.len() + piece.len() > length {
-                return Err(wrong("more bytes than expected".to_owned()));
-            }
-            hasher.update(&piece);
-            bytes.extend_from_slice(&piece);
-        }
-        let got = BlobRef { digest: Digest::from(hasher.finalize()), bytes: bytes.len() as u64 };
-        if got != *blob {
-            return Err(wrong(format!("{} bytes with digest {} came", got.bytes, got.digest.short())));
-        }
-        Ok(bytes.freeze())
     }
 }

@@ -13,6 +13,7 @@ mod enrol;
 mod error;
 mod events;
 mod link;
+mod transfers;
 
 pub use enrol::{Enrolment, join, join_within, renew};
 pub use error::LinkError;

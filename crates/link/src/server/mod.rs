@@ -12,6 +12,7 @@
 
 mod body;
 mod connection;
+mod partials;
 mod routes;
 mod strangers;
 mod streams;
@@ -34,6 +35,7 @@ use crate::registry::Registry;
 use crate::tls::{self, TlsError};
 
 use connection::Door;
+use partials::Partials;
 use streams::End;
 pub use streams::Streams;
 
@@ -65,6 +67,12 @@ pub struct LinkConfig {
     pub large_messages: usize,
     /// Largest update, in bytes (4 bytes a parameter).
     pub update_max: u64,
+    /// Large updates that receive at once; more wait for their turn. Each takes up to half a MiB of memory.
+    pub uploads: usize,
+    /// How long what has arrived of a large update is kept when its node does not go on with it.
+    pub upload_kept: Duration,
+    /// How often the coordinator is asked again whether it wants an update that is under way: its round may end.
+    pub upload_check: Duration,
     /// What a goodbye asks nodes to wait.
     pub retry_after: Duration,
     /// Time for calls to end when stopping.
@@ -87,6 +95,9 @@ impl Default for LinkConfig {
             body_pause: seconds(30),
             large_messages: 16,
             update_max: 4 << 30,
+            uploads: 64,
+            upload_kept: seconds(10 * 60),
+            upload_check: seconds(2),
             retry_after: seconds(1),
             drain: seconds(10),
         }
@@ -126,6 +137,7 @@ pub(crate) struct Shared {
     pub(crate) deps: LinkDeps,
     pub(crate) streams: Streams,
     pub(crate) large: Semaphore,
+    partials: Partials,
 }
 
 /// A running link.
@@ -152,9 +164,11 @@ impl LinkServer {
         let config = streams.config().clone();
         let revocations = deps.registry.revocations();
         let large = Semaphore::new(config.large_messages);
-        let shared = Arc::new(Shared { config, deps, streams: streams.clone(), large });
+        let partials = Partials::new(config.uploads);
+        let shared = Arc::new(Shared { config, deps, streams: streams.clone(), large, partials });
         let stopped = CancellationToken::new();
         let door = Door::new(shared.clone(), acceptor, cancel.clone());
+        streams.tasks().spawn(uploads::sweep(shared.clone(), cancel.clone()));
         streams.tasks().spawn(revoke_streams(shared, revocations, cancel));
         let done = stopped.clone().drop_guard();
         tokio::spawn(async move {

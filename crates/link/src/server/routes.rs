@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aivillage_base::Digest;
-use aivillage_base::wire::{BlobRef, Peer, Up};
+use aivillage_base::ports::{BlobReader, StoreError};
+use aivillage_base::wire::{Peer, Up};
 use bytes::Bytes;
 use futures_util::stream;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
@@ -46,13 +47,14 @@ pub(super) async fn answer(shared: &Arc<Shared>, shown: Option<Shown>, request: 
             Ok((peer, shown)) => match (method, path) {
                 (&Method::GET, EVENTS) => events(shared, peer, shown).await,
                 (&Method::POST, MESSAGES) => message(shared, &peer, request).await,
+                (&Method::GET, UPDATES) => uploads::ask(shared, &peer, &request).await,
                 (&Method::PUT, UPDATES) => uploads::update(shared, &peer, request).await,
                 (&Method::GET, path) if path.starts_with(BLOBS) => {
                     blob(shared, &peer, &path[BLOBS.len()..], request.headers()).await
                 }
                 (_, EVENTS) => Err(wrong_method("GET")),
                 (_, MESSAGES) => Err(wrong_method("POST")),
-                (_, UPDATES) => Err(wrong_method("PUT")),
+                (_, UPDATES) => Err(wrong_method("GET and PUT")),
                 _ => Err(Refusal::new(Reason::NotFound, "there is nothing at this path")),
             },
         },
@@ -197,16 +199,16 @@ async fn blob(shared: &Arc<Shared>, peer: &Peer, digest: &str, headers: &http::H
         let detail = format!("this node has no use for blob {}", digest.short());
         return Err(Refusal::new(Reason::Forbidden, detail));
     }
-    let length = shared.deps.blobs.len(&digest).await.map_err(|error| {
-        tracing::error!(%error, "blob store");
-        Refusal::busy("the gateway's blob store cannot be used now", BUSY_MS)
-    })?;
-    let bytes = length
+    let (bytes, reader) = open(shared, digest)
+        .await
+        .map_err(|error| {
+            tracing::error!(%error, "blob store");
+            Refusal::busy("the gateway's blob store cannot be used now", BUSY_MS)
+        })?
         .ok_or_else(|| Refusal::new(Reason::NotFound, format!("blob {} is not here (any more)", digest.short())))?;
     let from = headers.get(RANGE).and_then(|range| first_byte(range, bytes));
     let start = from.unwrap_or(0);
-    let blob = BlobRef { digest, bytes };
-    let body = StreamBody::new(blocks(shared.clone(), blob, start)).boxed_unsync();
+    let body = StreamBody::new(blocks(reader, bytes, start)).boxed_unsync();
     let mut answer = Response::new(body);
     let headers = answer.headers_mut();
     headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes - start));
@@ -221,6 +223,15 @@ async fn blob(shared: &Arc<Shared>, peer: &Peer, digest: &str, headers: &http::H
     Ok(answer)
 }
 
+/// Length and reader of a blob; it stays readable when the blob is deleted meanwhile.
+async fn open(shared: &Arc<Shared>, digest: Digest) -> Result<Option<(u64, Arc<dyn BlobReader>)>, StoreError> {
+    let Some(bytes) = shared.deps.blobs.len(&digest).await? else { return Ok(None) };
+    let blobs = Arc::clone(&shared.deps.blobs);
+    let opened = tokio::task::spawn_blocking(move || blobs.open(&digest)).await;
+    let opened = opened.map_err(|e| StoreError::Unavailable(e.to_string()))??;
+    Ok(opened.map(|reader| (bytes, reader)))
+}
+
 /// Start of an open range `bytes=N-` inside a blob; other ranges are answered with the whole (RFC 9110 allows it).
 fn first_byte(range: &HeaderValue, length: u64) -> Option<u64> {
     let from = range.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-')?;
@@ -229,23 +240,23 @@ fn first_byte(range: &HeaderValue, length: u64) -> Option<u64> {
 
 /// A blob from `start` on, block by block.
 fn blocks(
-    shared: Arc<Shared>,
-    blob: BlobRef,
+    reader: Arc<dyn BlobReader>,
+    bytes: u64,
     start: u64,
 ) -> impl futures_util::Stream<Item = Result<Frame<Bytes>, BodyError>> + Send {
     stream::try_unfold(start, move |at| {
-        let shared = shared.clone();
+        let reader = reader.clone();
         async move {
-            if at >= blob.bytes {
+            if at >= bytes {
                 return Ok(None);
             }
-            let left = usize::try_from(blob.bytes - at).unwrap_or(BLOCK);
-            let block = shared.deps.blobs.read_at(&blob.digest, at, left.min(BLOCK)).await?;
-            if block.is_empty() {
-                return Err(BodyError::from("the blob has become shorter"));
-            }
-            let next = at + block.len() as u64;
-            Ok(Some((Frame::data(block), next)))
+            let length = usize::try_from(bytes - at).unwrap_or(BLOCK).min(BLOCK);
+            let read = move || {
+                let mut block = vec![0; length];
+                reader.read_at(at, &mut block).map(|()| block)
+            };
+            let block = tokio::task::spawn_blocking(read).await??;
+            Ok(Some((Frame::data(block.into()), at + length as u64)))
         }
     })
 }

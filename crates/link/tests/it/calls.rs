@@ -6,9 +6,10 @@ use aivillage_base::wire::{BlobRef, LocalMetrics, PredictOutcome, RoundKey, Up, 
 use aivillage_link::MESSAGE_MAX;
 use bytes::Bytes;
 
-use crate::village::{Heard, Middleman, Node, Village, soon};
+use crate::middleman::Middleman;
+use crate::village::{Heard, Node, Village, soon};
 
-fn header(payload: &Bytes) -> UpdateHeader {
+pub(crate) fn header(payload: &Bytes) -> UpdateHeader {
     let key = RoundKey { job: "job_1".parse().unwrap(), round: 3, attempt: 1 };
     let payload = BlobRef { digest: Digest::of(payload), bytes: payload.len() as u64 };
     let metrics = LocalMetrics { loss: 0.5, accuracy: Some(0.75), train_ms: 12 };

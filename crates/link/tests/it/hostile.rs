@@ -12,7 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::village::{Middleman, Node, PATIENCE, Village, config, soon};
+use crate::middleman::Middleman;
+use crate::village::{Node, PATIENCE, Village, config, soon};
 
 /// TLS to the link by hand, trusting its CA; with a node's certificate and key, or without.
 async fn by_hand(
@@ -271,6 +272,8 @@ async fn an_enrolled_node_that_speaks_by_hand_gets_ranges_and_typed_refusals() {
     let enrolment = join(&village.address(), &token, &identity, &village.clock()).await.unwrap();
     let blob = village.blob(bytes::Bytes::from_static(b"0123456789")).await.digest;
     let close = "Host: x\r\nConnection: close\r\n";
+    let front = serde_json::to_string(&crate::calls::header(&bytes::Bytes::from(vec![0; 50_000]))).unwrap();
+    let large = format!("aivillage-update: {front}\r\n");
     let huge = format!("Content-Length: {}\r\n", MESSAGE_MAX + 1);
     for (request, status, holds) in [
         (format!("GET /link/v1/blobs/{blob} HTTP/1.1\r\n{close}Range: bytes=4-\r\n\r\n"), 206, "456789"),
@@ -279,6 +282,15 @@ async fn an_enrolled_node_that_speaks_by_hand_gets_ranges_and_typed_refusals() {
         (format!("POST /link/v1/messages HTTP/1.1\r\n{close}Content-Length: 2\r\n\r\n{{}}"), 400, "no message"),
         (format!("POST /link/v1/messages HTTP/1.1\r\n{close}{huge}\r\n"), 413, "too_large"),
         (format!("PUT /link/v1/updates HTTP/1.1\r\n{close}Content-Length: 0\r\n\r\n"), 400, "aivillage-update"),
+        (format!("GET /link/v1/updates HTTP/1.1\r\n{close}\r\n"), 400, "aivillage-update"),
+        (format!("GET /link/v1/updates HTTP/1.1\r\n{close}{large}\r\n"), 200, "{\"offset\":0}"),
+        (format!("PUT /link/v1/updates HTTP/1.1\r\n{close}{large}Content-Length: 9\r\n\r\n"), 400, "upload-offset"),
+        (
+            format!("PUT /link/v1/updates HTTP/1.1\r\n{close}{large}upload-offset: 8\r\nContent-Length: 9\r\n\r\n"),
+            409,
+            "0 bytes of the update are here",
+        ),
+        (format!("DELETE /link/v1/updates HTTP/1.1\r\n{close}\r\n"), 405, "GET and PUT"),
         (format!("GET /link/v1/messages HTTP/1.1\r\n{close}\r\n"), 405, "POST"),
         (format!("GET /nothing HTTP/1.1\r\n{close}\r\n"), 404, "not_found"),
     ] {

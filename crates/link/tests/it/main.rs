@@ -4,5 +4,7 @@
 mod calls;
 mod enrolment;
 mod hostile;
+mod middleman;
 mod streams;
+mod transfers;
 mod village;

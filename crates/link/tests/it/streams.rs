@@ -6,7 +6,8 @@ use std::time::Duration;
 use aivillage_base::ports::{Sent, Transport};
 use aivillage_base::wire::Down;
 
-use crate::village::{Heard, Middleman, Node, Village, config, ended, soon};
+use crate::middleman::Middleman;
+use crate::village::{Heard, Node, Village, config, ended, soon};
 
 #[tokio::test]
 async fn messages_arrive_in_order_after_the_welcome() {

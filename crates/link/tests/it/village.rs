@@ -1,7 +1,7 @@
 //! A gateway's link in a test: real listener, CA in a temporary folder, memory records, and an inbox that remembers.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,8 +17,7 @@ use aivillage_link::{
 use aivillage_storage::{MemoryBlobs, MemoryRecords};
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -300,84 +299,4 @@ pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
 
 pub(crate) fn ended(job: &str) -> Down {
     Down::JobEnded { job: job.parse().unwrap(), status: "completed".to_owned(), receipt: None }
-}
-
-/// A network between a node and its gateway that counts what goes up, and can swallow everything without closing.
-pub(crate) struct Middleman {
-    pub(crate) address: String,
-    up: Arc<AtomicU64>,
-    swallow: tokio::sync::watch::Sender<u64>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Middleman {
-    pub(crate) async fn before(village: &Village) -> Self {
-        Self::from([127, 0, 0, 1], village).await
-    }
-
-    /// One that reaches the gateway from the loopback address `source`, as another host would.
-    pub(crate) async fn from(source: [u8; 4], village: &Village) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let target = village.server.address();
-        let up = Arc::new(AtomicU64::new(0));
-        let (swallow, swallowed) = tokio::sync::watch::channel(0u64);
-        let counted = up.clone();
-        let task = tokio::spawn(async move {
-            // Connections below the watched number are swallowed.
-            for number in 0.. {
-                let (near, _) = listener.accept().await.unwrap();
-                let far = TcpSocket::new_v4().unwrap();
-                far.bind((source, 0).into()).unwrap();
-                let far = far.connect(target).await.unwrap();
-                let (counted, mut swallowed) = (counted.clone(), swallowed.clone());
-                tokio::spawn(async move {
-                    let hidden = async {
-                        while *swallowed.borrow_and_update() <= number {
-                            if swallowed.changed().await.is_err() {
-                                break;
-                            }
-                        }
-                    };
-                    let (mut near_read, mut near_write) = tokio::io::split(near);
-                    let (mut far_read, mut far_write) = tokio::io::split(far);
-                    let upward = async {
-                        let mut piece = vec![0u8; 16 * 1024];
-                        while let Ok(n @ 1..) = near_read.read(&mut piece).await {
-                            counted.fetch_add(n as u64, Ordering::SeqCst);
-                            if far_write.write_all(&piece[..n]).await.is_err() {
-                                break;
-                            }
-                        }
-                        let _ = far_write.shutdown().await;
-                    };
-                    let downward = async {
-                        let _ = tokio::io::copy(&mut far_read, &mut near_write).await;
-                        let _ = near_write.shutdown().await;
-                    };
-                    tokio::select! {
-                        ((), ()) = async { tokio::join!(upward, downward) } => {}
-                        () = hidden => std::future::pending().await,
-                    }
-                });
-            }
-        });
-        Self { address, up, swallow, task }
-    }
-
-    /// Bytes that went up so far.
-    pub(crate) fn up(&self) -> u64 {
-        self.up.load(Ordering::SeqCst)
-    }
-
-    /// From now on nothing passes over the first `count` connections.
-    pub(crate) fn swallow(&self, count: u64) {
-        self.swallow.send(count).unwrap();
-    }
-}
-
-impl Drop for Middleman {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
