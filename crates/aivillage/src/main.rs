@@ -49,6 +49,7 @@ fn start(command: Command) -> Result<(), CliError> {
         | Command::Train(_)
         | Command::Models(_)
         | Command::Infer(_)
+        | Command::Aggregate(_)
         | Command::Config(_)
         | Command::Bench(_)
         | Command::Completions { .. } => tokio::runtime::Builder::new_current_thread(),
