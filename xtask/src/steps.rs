@@ -27,6 +27,11 @@ const LINTS: Step = Step {
     line: Some(Line::new("cargo clippy --workspace --all-targets --locked -- -D warnings")),
     mend: "mend what clippy names above; a lint that is wrong here gets `#[expect(.., reason = \"..\")]`",
 };
+const ORACLES: Step = Step {
+    name: "oracles",
+    line: Some(Line::new("python3 crates/training/tests/oracle/prepare.py")),
+    mend: "install Python 3.11 or newer with venv, and let it reach a package index this once",
+};
 const TESTS: Step = Step {
     name: "tests",
     line: Some(Line::new("cargo nextest run --workspace --locked")),
@@ -46,11 +51,11 @@ const HOUSE_RULES: Step =
     Step { name: "house rules", line: None, mend: "mend what is listed above; repeat alone by `cargo xtask tidy`" };
 
 /// The whole test: cheap steps first, so that a slip is named early.
-const ALL: [Step; 6] = [FORMAT, LINTS, TESTS, DOC_TESTS, DOCS, HOUSE_RULES];
+const ALL: [Step; 7] = [FORMAT, LINTS, ORACLES, TESTS, DOC_TESTS, DOCS, HOUSE_RULES];
 /// While writing: the house rules take a second and come before the tests.
-const QUICK: [Step; 3] = [FORMAT, HOUSE_RULES, TESTS];
+const QUICK: [Step; 4] = [FORMAT, HOUSE_RULES, ORACLES, TESTS];
 
-/// Runs the checks; `quick` = format, house rules and tests only.
+/// Runs the checks; `quick` = format, house rules and tests (with their oracles) only.
 ///
 /// # Errors
 /// A tool is missing and cannot be installed, or a step failed.
@@ -117,6 +122,7 @@ mod tests {
             [
                 "cargo fmt --all --check",
                 "cargo clippy --workspace --all-targets --locked -- -D warnings",
+                "python3 crates/training/tests/oracle/prepare.py",
                 "cargo nextest run --workspace --locked",
                 "cargo test --doc --workspace --locked",
                 "RUSTDOCFLAGS=\"-D warnings\" cargo doc --workspace --no-deps --locked",
