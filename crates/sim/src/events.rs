@@ -92,6 +92,8 @@ pub(crate) enum Fate {
     Start { process: usize },
     /// A process stands still for this long.
     Freeze { process: usize, ms: u64 },
+    /// The wall clock under a process jumps.
+    Jump { process: usize, ms: i64 },
     /// A node dies.
     Kill { node: usize },
     /// A node starts.

@@ -25,13 +25,15 @@ pub enum FaultKind {
     Partition,
     /// A coordinator that stands still past its lease and then goes on as if nothing had happened.
     Freeze,
+    /// The wall clock of a coordinator's machine jumps by up to a minute, forward or back.
+    ClockJump,
     /// A coordinator that acted without its lease and was stopped by the fence.
     Fenced,
 }
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Loss,
         Self::Duplicate,
         Self::Reorder,
@@ -41,6 +43,7 @@ impl FaultKind {
         Self::NodeCrash,
         Self::Partition,
         Self::Freeze,
+        Self::ClockJump,
         Self::Fenced,
     ];
 }
@@ -105,6 +108,8 @@ pub struct Faults {
     pub partitions: u64,
     /// Number of freezes of a coordinator.
     pub freezes: u64,
+    /// Number of jumps of a coordinator's wall clock.
+    pub clock_jumps: u64,
 }
 
 impl Faults {
@@ -121,6 +126,7 @@ impl Faults {
             node_crashes: 0,
             partitions: 0,
             freezes: 0,
+            clock_jumps: 0,
         }
     }
 
@@ -142,6 +148,7 @@ impl Faults {
             node_crashes: rng.below(8),
             partitions: rng.below(4),
             freezes: rng.below(5),
+            clock_jumps: rng.below(3),
         }
     }
 }

@@ -18,10 +18,12 @@
 //! Promise: the same seed and plan give the same run, event for event. Every fault is counted where it strikes, so a test
 //! can show that it did. Must not know: sockets, threads, tokio, the operating system's clock.
 
+pub mod conduct;
 mod events;
 pub mod faults;
 mod net;
 mod node;
+pub mod plan;
 mod process;
 mod serving;
 mod time;
@@ -30,8 +32,11 @@ pub mod village;
 mod witness;
 mod world;
 
+pub use conduct::{Conduct, Order};
 pub use faults::{FaultKind, Faults, Tally};
-pub use village::{Conduct, Order, Plan, Report, Village};
+pub use plan::Plan;
+pub use time::ready;
+pub use village::{Report, Village};
 pub use witness::Violation;
 
 /// Runs the village of `plan`, disturbed by the faults that `seed` draws, until all its work is done.

@@ -9,20 +9,21 @@ use std::time::Duration;
 use aivillage_base::ports::{Batch, Blobs, Fence, INLINE_MAX, Payload, Records, StoreError, put_blob};
 use aivillage_base::time::Now;
 use aivillage_base::wire::{BlobRef, Down, Peer, Up, UpdateHeader, UpdateReply};
-use aivillage_base::{Digest, JobId, bundle};
+use aivillage_base::{Digest, JobId, NodeName, bundle};
 use aivillage_training::config::Selection;
 use aivillage_training::job::{Job, Rules};
-use aivillage_training::record::{JobRecord, MemberRecord, Saved};
+use aivillage_training::kept::Kept;
+use aivillage_training::record::{JobRecord, MemberRecord, RoundRecord, Saved};
 use aivillage_training::recruit::Candidate;
 use aivillage_training::step::{Change, ComputeError, Effect, Input, Step};
-use aivillage_training::{aggregate, store};
+use aivillage_training::store;
 use bytes::Bytes;
 
+use crate::conduct::Order;
 use crate::events::{AtProcess, Question, Reply};
 use crate::faults::FaultKind;
 use crate::serving::Serving;
 use crate::time::ready;
-use crate::village::Order;
 use crate::witness::Seen;
 use crate::world::{Asker, Halt, World};
 
@@ -41,6 +42,11 @@ struct Owned {
     job: Job,
     epoch: u64,
     renewed_ms: u64,
+    /// The wall clock of this process when its lease was extended last.
+    renewed_wall_ms: u64,
+    kept: Kept,
+    /// Who has sent what counts in the attempt under way, in order.
+    arrived: Vec<NodeName>,
 }
 
 /// What waits for the next look.
@@ -96,7 +102,7 @@ impl Process {
     }
 
     pub(crate) fn now(&self, world: &World) -> Now {
-        world.clock.since(self.started_ms)
+        world.clock.since(self.started_ms, world.skews[self.index])
     }
 
     pub(crate) fn start(&mut self, world: &mut World) -> Result<(), Halt> {
@@ -112,6 +118,7 @@ impl Process {
             self.remembered.insert(record.spec.job_id.clone(), saved);
         }
         for counted in ended.iter().flat_map(|r| &r.members).filter_map(MemberRecord::counted).filter(|c| !c.inline) {
+            // What is kept for auditors was counted above.
             if !self.payloads.contains_key(&counted.payload.digest) {
                 self.drop_payload(world, counted.payload.digest);
             }
@@ -126,7 +133,9 @@ impl Process {
 
     /// Counts what a stored job refers to.
     fn note(&mut self, saved: &Saved) {
-        for counted in saved.members.iter().filter_map(MemberRecord::counted).filter(|c| !c.inline) {
+        let open = saved.members.iter().filter_map(MemberRecord::counted);
+        let retained = saved.attempts.iter().flat_map(RoundRecord::retained).map(|(_, counted)| counted);
+        for counted in open.chain(retained).filter(|c| !c.inline) {
             self.payloads.entry(counted.payload.digest).or_insert(1);
         }
     }
@@ -286,7 +295,7 @@ impl Process {
 
     /// Extends the leases it has; a tenure that ran out is over, even if nobody else had one meanwhile.
     fn renew(&mut self, world: &mut World) -> Seen {
-        let now = world.now();
+        let (now, wall) = (world.now(), self.now(world).wall_ms);
         let due: Vec<JobId> = self
             .owned
             .iter()
@@ -296,7 +305,7 @@ impl Process {
         for id in due {
             let epoch = self.acquire(world, &id)?;
             match self.owned.get_mut(&id).filter(|o| epoch == Some(o.epoch)) {
-                Some(owned) => owned.renewed_ms = now,
+                Some(owned) => (owned.renewed_ms, owned.renewed_wall_ms) = (now, wall),
                 None => drop(self.owned.remove(&id)),
             }
         }
@@ -305,11 +314,30 @@ impl Process {
 
     fn acquire(&self, world: &mut World, id: &JobId) -> Result<Option<u64>, crate::witness::Breach> {
         let lease = store::lease(id);
-        let epoch = ready(world.records.acquire(&lease, &self.name(), LEASE)).ok().flatten();
+        let epoch = match world.conduct.leases_by_clock() {
+            true => self.acquire_by_clock(world, &lease),
+            false => ready(world.records.acquire(&lease, &self.name(), LEASE)).ok().flatten(),
+        };
         if let Some(epoch) = epoch {
             world.witness.acquired(lease, epoch)?;
         }
         Ok(epoch)
+    }
+
+    /// What a careless process does instead: it judges by its own wall clock whether another one's lease is over.
+    fn acquire_by_clock(&self, world: &World, lease: &str) -> Option<u64> {
+        let row = ready(world.records.get("sim_leases", lease)).ok().flatten();
+        let held = row.and_then(|row| serde_json::from_slice::<(String, u64, u64)>(&row.value).ok());
+        let now = self.now(world).wall_ms;
+        let epoch = match held {
+            Some((holder, epoch, _)) if holder == self.name() => epoch,
+            Some((_, _, until)) if until > now => return None,
+            Some((_, epoch, _)) => epoch + 1,
+            None => 1,
+        };
+        let mut batch = Batch::new("lease_written");
+        batch.put("sim_leases", lease, &(self.name(), epoch, now + millis(LEASE)));
+        ready(world.records.commit(batch)).ok().map(|()| epoch)
     }
 
     /// Takes the leases it can get, and only then reads the jobs.
@@ -324,14 +352,16 @@ impl Process {
             let careless = if world.conduct.reads_after_lease() { None } else { self.remembered.get(&id).cloned() };
             let Some(saved) = careless.or(fresh) else { continue };
             self.note(&saved);
-            let now = self.now(world);
+            let (now, kept) = (self.now(world), Kept::of(&saved));
             let mut job = Job::restore(now, saved, rules());
-            let mut all = job.resume(now);
+            let mut all = if world.conduct.resumes() { job.resume(now) } else { Step::default() };
             for node in self.streams.keys() {
                 merge(&mut all, job.step(now, Input::Joined(self.candidates[*node].clone())));
             }
             merge(&mut all, job.step(now, Input::Started));
-            self.owned.insert(id.clone(), Owned { job, epoch, renewed_ms: world.now() });
+            let (renewed_ms, renewed_wall_ms) = (world.now(), now.wall_ms);
+            let owned = Owned { job, epoch, renewed_ms, renewed_wall_ms, kept, arrived: Vec::new() };
+            self.owned.insert(id.clone(), owned);
             self.settle(world, &id, all, Vec::new())?;
         }
         Ok(())

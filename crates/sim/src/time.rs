@@ -22,15 +22,15 @@ impl SimClock {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// The clocks as a process reads them that started at `started_ms`.
-    pub(crate) fn since(&self, started_ms: u64) -> Now {
-        Now { monotonic_ms: self.ms() - started_ms, wall_ms: EPOCH_MS + self.ms() }
+    /// The clocks as a process reads them that started at `started_ms` and whose wall clock is off by `skew_ms`.
+    pub(crate) fn since(&self, started_ms: u64, skew_ms: i64) -> Now {
+        Now { monotonic_ms: self.ms() - started_ms, wall_ms: (EPOCH_MS + self.ms()).saturating_add_signed(skew_ms) }
     }
 }
 
 impl Clock for SimClock {
     fn now(&self) -> Now {
-        self.since(0)
+        self.since(0, 0)
     }
 }
 
@@ -38,7 +38,7 @@ impl Clock for SimClock {
 ///
 /// # Panics
 /// If it does wait: only memory stores are used here, and theirs never do.
-pub(crate) fn ready<T>(future: impl Future<Output = T>) -> T {
+pub fn ready<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,
         Poll::Pending => panic!("invariant: the futures of memory stores are ready on their first poll"),

@@ -3,28 +3,25 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use aivillage_base::arch::Recipe;
-use aivillage_base::ports::{Fence, put_blob};
+use aivillage_base::ports::put_blob;
 use aivillage_base::rng::SeededRng;
-use aivillage_base::wire::{DataRequirements, LocalTraining, NodeType, Peer};
+use aivillage_base::wire::{NodeType, Peer};
 use aivillage_base::{Digest, JobId, NodeId, NodeName, RequestId, bundle};
 use aivillage_training::participant::NodePolicy;
-use aivillage_training::record::{JobRecord, Life};
+use aivillage_training::record::{JobRecord, Life, RoundRecord, Stage};
 use aivillage_training::recruit::Candidate;
-use aivillage_training::spec::{JobSpec, Start};
-use aivillage_training::step::ComputePlan;
-use aivillage_training::strategy::Strategy;
-use aivillage_training::strategy::fedavg::FedAvg;
+use aivillage_training::spec::JobSpec;
 use aivillage_training::view::JobStatus;
-use aivillage_training::{Initialiser, Trainer, store};
+use aivillage_training::{Trainer, store};
 
 use crate::events::{AtNode, AtProcess, Client, Event, Fate, Wire};
-use crate::faults::{FaultKind, Faults, Tally};
+use crate::faults::{FaultKind, Tally};
 use crate::node::Node;
+use crate::plan::Plan;
 use crate::process::Process;
 use crate::serving::{self, Served, Submission};
 use crate::time::ready;
-use crate::trainer::{FEATURES, Linear, Seeded, architecture};
+use crate::trainer::{FEATURES, architecture};
 use crate::witness::{Breach, Violation};
 use crate::world::{Asker, Halt, World};
 
@@ -32,129 +29,6 @@ mod nemesis;
 
 /// Simulated time after the last fault within which all work must be done, in milliseconds.
 const CALM_MS: u64 = 600_000;
-
-/// When a coordinator speaks and acts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// After its step is persisted.
-    PersistFirst,
-    /// It answers updates before.
-    SpeakFirst,
-    /// It sends messages and deletes blobs before.
-    ActFirst,
-}
-
-/// How coordinators behave. The default of each method is how they must; a test takes one away and expects the village
-/// to be found broken.
-pub trait Conduct: Send + Sync + std::fmt::Debug {
-    /// When it speaks.
-    fn order(&self) -> Order {
-        Order::PersistFirst
-    }
-    /// What it shows the store as proof of its lease.
-    fn fence(&self, fence: Fence) -> Option<Fence> {
-        Some(fence)
-    }
-    /// What it sums.
-    fn compute(&self, plan: ComputePlan) -> ComputePlan {
-        plan
-    }
-    /// Does it read a job after it has the lease (or go on with what it knew)?
-    fn reads_after_lease(&self) -> bool {
-        true
-    }
-    /// Does it give a request's id away after the request is stored?
-    fn promises_after_commit(&self) -> bool {
-        true
-    }
-}
-
-/// As it must be.
-#[derive(Debug)]
-pub struct Faithful;
-
-impl Conduct for Faithful {}
-
-/// What a village is made of and asked to do.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// Nodes.
-    pub nodes: usize,
-    /// Coordinators over one store.
-    pub coordinators: usize,
-    /// Jobs, created one after the other.
-    pub jobs: usize,
-    /// Rounds of each job.
-    pub rounds: u32,
-    /// Fewest members of a round; `nodes` = everybody, and then the models must be the undisturbed run's.
-    pub min_participants: usize,
-    /// Are updates kept as blobs, however small?
-    pub store_updates: bool,
-    /// Requests for predictions.
-    pub requests: usize,
-    /// Is the last job cancelled under way?
-    pub cancel_last: bool,
-    /// What goes wrong.
-    pub faults: Faults,
-    /// How coordinators behave.
-    pub conduct: Arc<dyn Conduct>,
-    /// First weights.
-    pub initialiser: Arc<dyn Initialiser>,
-    /// Training on node number n.
-    pub trainer: fn(u64) -> Arc<dyn Trainer>,
-}
-
-impl Plan {
-    /// Another village for each seed: with one coordinator or two that fight, with everybody needed or not.
-    #[must_use]
-    pub fn drawn(seed: u64) -> Self {
-        let mut rng = SeededRng::new("plan", seed, &[]);
-        let nodes = 3 + usize::try_from(rng.below(3)).expect("invariant: below 3");
-        let everybody = rng.below(2) == 0;
-        Self {
-            nodes,
-            coordinators: if rng.below(2) == 0 { 2 } else { 1 },
-            jobs: 1 + usize::from(rng.below(3) == 0),
-            rounds: 3,
-            min_participants: if everybody { nodes } else { nodes - 1 },
-            store_updates: rng.below(2) == 0,
-            requests: 12,
-            cancel_last: rng.below(6) == 0,
-            faults: Faults::drawn(seed),
-            conduct: Arc::new(Faithful),
-            initialiser: Arc::new(Seeded),
-            trainer: |node| Arc::new(Linear::of_node(node)),
-        }
-    }
-
-    fn spec(&self, job: usize) -> JobSpec {
-        let count = |n: usize| u32::try_from(n).expect("invariant: villages are small");
-        JobSpec {
-            job_id: JobId::new(format!("job-{job}")).expect("invariant: a valid id"),
-            job_name: format!("job {job}"),
-            start: Start::Recipe(Recipe::LinearRegression),
-            total_rounds: self.rounds,
-            min_participants: count(self.min_participants),
-            max_participants: count(self.nodes),
-            mobile_friendly: true,
-            data: DataRequirements::default(),
-            strategy: Strategy::FedAvg(FedAvg {}),
-            personal_tensors: Vec::new(),
-            retain_updates: false,
-            training: LocalTraining {
-                epochs: 2,
-                batch_size: 1,
-                learning_rate: 0.05,
-                momentum: 0.0,
-                weight_decay: 0.0,
-                proximal_mu: 0.0,
-            },
-            max_examples: 1_000,
-            round_timeout_ms: 15_000,
-            seed: job as u64 + 1,
-        }
-    }
-}
 
 /// What came of a run in which every promise held.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,8 +39,14 @@ pub struct Report {
     pub ended_ms: u64,
     /// Each job with the models of its rounds.
     pub jobs: Vec<(JobId, JobStatus, Vec<Digest>)>,
+    /// Strategy of its jobs.
+    pub strategy: &'static str,
     /// Attempts that were given up.
     pub abandoned: usize,
+    /// Updates that counted in a later round than the one they were made for.
+    pub stale: usize,
+    /// Updates kept after their round.
+    pub retained: usize,
     /// Requests that were answered.
     pub answered: usize,
     /// Faults by kind, as they struck.
@@ -203,8 +83,12 @@ impl Village {
         };
         let candidates: Vec<Candidate> = (0..plan.nodes).map(candidate).collect();
         // Where somebody may be missing, one node's policy refuses every job.
-        let strict = |n: usize| n == 0 && plan.min_participants < plan.nodes && seed.is_multiple_of(4);
-        let policy = |n: usize| NodePolicy { max_rounds: strict(n).then_some(1), ..NodePolicy::default() };
+        let strict = |n: usize| n == 0 && plan.min_participants + 1 == plan.nodes && seed.is_multiple_of(4);
+        let policy = |n: usize| NodePolicy {
+            max_rounds: strict(n).then_some(1),
+            allow_retained_updates: n.is_multiple_of(2),
+            ..NodePolicy::default()
+        };
         let node = |n: usize| Node::new(n, peers[n].clone(), trainers[n].clone(), policy(n), plan.coordinators);
         let nodes = (0..plan.nodes).map(node).collect();
         let processes = (0..plan.coordinators).map(|i| Process::new(i, candidates.clone())).collect();
@@ -279,7 +163,7 @@ impl Village {
         serving::look(&mut self.world)?;
         self.world.witness.all_there(&records.iter().map(|r| r.spec.job_id.clone()).collect::<BTreeSet<_>>())?;
         let mut jobs = Vec::new();
-        let mut abandoned = 0;
+        let (mut abandoned, mut stale, mut retained) = (0, 0, 0);
         for record in records {
             let id = record.spec.job_id.clone();
             let cancelled = self.world.plan.cancel_last && self.jobs.last().is_some_and(|j| j.job_id == id);
@@ -294,7 +178,10 @@ impl Village {
             let Some(saved) = saved else {
                 return Err(Breach { invariant: "I1", detail: format!("{id} has vanished") });
             };
-            let models = self.world.witness.replay(&self.world.blobs, &saved)?;
+            let world = &self.world;
+            let models = world.witness.replay(&*world.conduct, &world.blobs, &saved)?;
+            stale += saved.attempts.iter().map(stale_updates).sum::<usize>();
+            retained += saved.attempts.iter().map(|r| r.retained().count()).sum::<usize>();
             abandoned += saved.attempts.len() - models.len();
             jobs.push((id, record.life.status(), models));
         }
@@ -304,7 +191,10 @@ impl Village {
             seed: self.seed,
             ended_ms: self.world.now(),
             jobs,
+            strategy: self.world.plan.strategy.strategy.name(),
             abandoned,
+            stale,
+            retained,
             answered: serving::completed(&self.world),
             tally: self.world.net.tally.clone(),
         })
@@ -403,6 +293,12 @@ impl Village {
         };
         self.lives(index, result)
     }
+}
+
+/// Updates of a published attempt that were made for an earlier one.
+fn stale_updates(attempt: &RoundRecord) -> usize {
+    let done = matches!(attempt.stage, Stage::Done { .. });
+    attempt.members.iter().filter(|m| done && m.counted().is_some_and(|c| c.base.is_some())).count()
 }
 
 /// The node, if it still lives the life that the event was meant for.

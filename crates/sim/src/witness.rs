@@ -13,16 +13,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use aivillage_base::ports::{Blobs, put_blob};
-use aivillage_base::wire::{BlobRef, Peer, RoundKey, UpdateHeader};
+use aivillage_base::wire::{BlobRef, Peer, Receipt, RoundKey, UpdateHeader};
 use aivillage_base::{Digest, JobId, NodeName, RequestId};
 use aivillage_inference::core::Books;
 use aivillage_inference::request::RequestView;
 use aivillage_storage::{MemoryBlobs, MemoryRecords};
-use aivillage_training::record::{Counted, JobRecord, MemberRecord, RoundRecord, Saved, Stage};
+use aivillage_training::record::{Counted, JobRecord, MemberRecord, RoundRecord, Saved, Stage, StateSlot};
 use aivillage_training::step::ComputePlan;
-use aivillage_training::{aggregate, store};
+use aivillage_training::store;
 use bytes::Bytes;
 
+use crate::conduct::Conduct;
 use crate::time::ready;
 
 /// An invariant that did not hold.
@@ -107,12 +108,15 @@ impl Witness {
     pub(crate) fn receipt(&self, records: &MemoryRecords, header: &UpdateHeader, peer: &Peer) -> Seen {
         let key = &header.key;
         let saved = ready(store::saved(records, &key.job)).ok().flatten();
-        let members = saved.as_ref().and_then(|s| {
-            let attempt = s.attempts.iter().find(|r| r.key == *key)?;
-            Some(if attempt.is_open() { &s.members } else { &attempt.members })
+        let member = saved.as_ref().and_then(|saved| {
+            let made_for = |attempt: &RoundRecord| {
+                let members = if attempt.is_open() { &saved.members } else { &attempt.members };
+                let mut own = members.iter().filter(|m| m.peer == *peer && m.works_on(&attempt.key) == key);
+                own.find(|m| m.counted().is_some()).cloned()
+            };
+            saved.attempts.iter().find_map(made_for)
         });
-        let member = members.and_then(|m| m.iter().find(|m| m.peer == *peer));
-        hold("I3", member.and_then(MemberRecord::counted).is_some_and(|c| c.is(header)), || {
+        hold("I3", member.as_ref().and_then(MemberRecord::counted).is_some_and(|c| c.is(header)), || {
             format!("{} has a receipt for {key}, but what is stored of it is {member:?}", peer.name)
         })
     }
@@ -132,6 +136,7 @@ impl Witness {
         }
         chain(&saved)?;
         counted_once(&saved)?;
+        receipts(&saved)?;
         self.nothing_missing(records, blobs, &saved)
     }
 
@@ -144,6 +149,14 @@ impl Witness {
         if let Some(model) = &saved.record.model {
             there("the model", model)?;
         }
+        for slot in &saved.record.state {
+            there(&slot.name, &slot.blob)?;
+        }
+        for attempt in &saved.attempts {
+            for (node, counted) in attempt.retained() {
+                self.update_there(records, blobs, &attempt.key, node, counted)?;
+            }
+        }
         for attempt in &saved.attempts {
             there("a model", &attempt.model_in)?;
             if let Stage::Done { model_out, .. } = &attempt.stage {
@@ -151,16 +164,33 @@ impl Witness {
             }
         }
         let Some(open) = saved.attempts.iter().find(|r| r.is_open()) else { return Ok(()) };
+        for slot in &open.state_in {
+            there(&slot.name, &slot.blob)?;
+        }
+        for base in saved.members.iter().filter_map(|m| m.base.as_ref()) {
+            there("the model of a member at work", &base.model)?;
+        }
         for (node, counted) in counted(&saved.members) {
-            if counted.inline {
-                let bytes = ready(store::payload(records, &open.key, node)).ok().flatten();
-                let whole = bytes.is_some_and(|b| Digest::of(&b) == counted.payload.digest);
-                hold("I6", whole, || format!("the small update of {node} for {} is missing", open.key))?;
-            } else {
-                there(&format!("the update of {node}"), &counted.payload)?;
-            }
+            self.update_there(records, blobs, &open.key, node, counted)?;
         }
         Ok(())
+    }
+
+    fn update_there(
+        &self,
+        records: &MemoryRecords,
+        blobs: &MemoryBlobs,
+        key: &RoundKey,
+        node: &NodeName,
+        counted: &Counted,
+    ) -> Seen {
+        let there = if counted.inline {
+            let bytes = ready(store::payload(records, key, node)).ok().flatten();
+            bytes.is_some_and(|b| Digest::of(&b) == counted.payload.digest)
+        } else {
+            ready(blobs.len(&counted.payload.digest)).ok().flatten() == Some(counted.payload.bytes)
+        };
+        hold("I6", there, || format!("the update of {node} for {key} is missing"))
     }
 
     /// I8, after each step of the machine that serves.
@@ -192,14 +222,20 @@ impl Witness {
     }
 
     /// I5: the record, and the updates it names, give the models again.
-    pub(crate) fn replay(&self, blobs: &MemoryBlobs, saved: &Saved) -> Result<Vec<Digest>, Breach> {
+    pub(crate) fn replay(
+        &self,
+        conduct: &dyn Conduct,
+        blobs: &MemoryBlobs,
+        saved: &Saved,
+    ) -> Result<Vec<Digest>, Breach> {
         let mut models = Vec::new();
         let mut model: Option<BlobRef> = None;
+        let mut state: Vec<StateSlot> = Vec::new();
         let again = MemoryBlobs::new();
         let records = MemoryRecords::new(std::sync::Arc::new(crate::time::SimClock::default()));
         let broken = |detail: String| Breach { invariant: "I5", detail };
         for attempt in &saved.attempts {
-            let Stage::Done { model_out, .. } = &attempt.stage else { continue };
+            let Stage::Done { model_out, state_out } = &attempt.stage else { continue };
             let model_in = match model {
                 Some(model) => model,
                 None => {
@@ -208,11 +244,12 @@ impl Witness {
                     ready(put_blob(&again, first)).map_err(|e| broken(e.to_string()))?
                 }
             };
-            let plan = self.plan(saved, attempt, model_in, &again)?;
-            let made = ready(aggregate::run(&plan, &records, &again)).map_err(|e| broken(format!("{e:?}")))?;
+            let plan = ComputePlan { state_in: state, ..self.plan(saved, attempt, model_in, &again)? };
+            let made = conduct.make(&plan, &[], &records, &again).map_err(|e| broken(format!("{e:?}")))?;
             hold("I5", made.model == *model_out, || format!("the record of {} gives another model", attempt.key))?;
+            hold("I5", made.state == *state_out, || format!("the record of {} gives other state", attempt.key))?;
             models.push(made.model.digest);
-            model = Some(made.model);
+            (model, state) = (Some(made.model), made.state);
         }
         Ok(models)
     }
@@ -271,6 +308,7 @@ fn chain(saved: &Saved) -> Seen {
 
 /// I3.
 fn counted_once(saved: &Saved) -> Seen {
+    let mut made_for = BTreeSet::new();
     for attempt in &saved.attempts {
         let members = if attempt.is_open() { &saved.members } else { &attempt.members };
         let names: BTreeSet<&NodeName> = members.iter().map(|m| &m.peer.name).collect();
@@ -279,7 +317,30 @@ fn counted_once(saved: &Saved) -> Seen {
             let count = counted(members).count();
             let min = saved.record.spec.min_participants as usize;
             hold("I3", count >= min, || format!("{} was published with {count} updates of {min}", attempt.key))?;
+            for member in members.iter().filter(|m| m.counted().is_some()) {
+                let (name, key) = (&member.peer.name, member.works_on(&attempt.key));
+                hold("I3", made_for.insert((name, key)), || format!("{name}'s update for {key} counted twice"))?;
+            }
         }
     }
     Ok(())
+}
+
+/// I3, for what nodes keep: each is told of its own newest update that counted in a published round.
+fn receipts(saved: &Saved) -> Seen {
+    if !saved.record.spec.nodes_keep_state() {
+        return Ok(());
+    }
+    let mut newest = BTreeMap::new();
+    for attempt in saved.attempts.iter().filter(|r| matches!(r.stage, Stage::Done { .. })) {
+        for member in &attempt.members {
+            if let Some(counted) = member.counted() {
+                let receipt = Receipt { key: member.works_on(&attempt.key).clone(), digest: counted.payload.digest };
+                newest.insert(member.peer.name.clone(), receipt);
+            }
+        }
+    }
+    hold("I3", newest == saved.record.receipts, || {
+        format!("receipts are {:?}, but what counted is {newest:?}", saved.record.receipts)
+    })
 }

@@ -6,12 +6,13 @@ use aivillage_base::ports::Sent;
 use aivillage_base::wire::Down;
 use aivillage_storage::{MemoryBlobs, MemoryRecords};
 
+use crate::conduct::Conduct;
 use crate::events::{AtNode, AtProcess, Event, Question, Queue, Reply};
 use crate::faults::FaultKind;
 use crate::net::{Net, Way};
+use crate::plan::Plan;
 use crate::serving::Served;
 use crate::time::SimClock;
-use crate::village::{Conduct, Plan};
 use crate::witness::{Breach, Witness};
 
 /// Why a process stops in the middle of what it does.
@@ -48,6 +49,8 @@ pub(crate) struct World {
     pub(crate) blobs: MemoryBlobs,
     pub(crate) witness: Witness,
     pub(crate) served: Served,
+    /// How far the wall clock of each process is off, in milliseconds.
+    pub(crate) skews: Vec<i64>,
     calls: u64,
     streams: u64,
 }
@@ -57,6 +60,7 @@ impl World {
         let clock = Arc::new(SimClock::default());
         Self {
             conduct: Arc::clone(&plan.conduct),
+            skews: vec![0; plan.coordinators],
             net: Net::new(seed, plan.faults.clone(), plan.nodes),
             plan,
             records: MemoryRecords::new(clock.clone()),

@@ -1,5 +1,8 @@
 //! From what waits to what is done: step together, persist, answer, act.
 
+use aivillage_training::step::Made;
+use aivillage_training::view::EventKind;
+
 use super::*;
 
 impl Process {
@@ -23,6 +26,9 @@ impl Process {
                         let input = Input::Update(peer.clone(), header.clone(), payload.clone());
                         let mut step = owned.job.step(now, input);
                         answers.extend(step.reply.take().map(|said| (*to, Reply::Update(said))));
+                        if step.kept {
+                            owned.arrived.push(peer.name.clone());
+                        }
                         if let (Payload::Stored(blob), false) = (payload, step.kept) {
                             unused.push(blob.digest);
                         }
@@ -88,7 +94,13 @@ impl Process {
 
     /// False if the tenure is over: nothing of the step may be said or done.
     fn persist(&mut self, world: &mut World, id: &JobId, changes: Vec<Change>) -> Result<bool, Halt> {
-        let Some(epoch) = self.owned.get(id).map(|o| o.epoch) else { return Ok(false) };
+        let wall = self.now(world).wall_ms;
+        let Some(owned) = self.owned.get(id) else { return Ok(false) };
+        let epoch = owned.epoch;
+        if world.conduct.leases_by_clock() && wall >= owned.renewed_wall_ms + millis(LEASE) {
+            self.owned.remove(id);
+            return Ok(false);
+        }
         let fence = world.conduct.fence(Fence { lease: store::lease(id), epoch });
         let batch = store::batch(changes, fence);
         let name = batch.name;
@@ -119,7 +131,8 @@ impl Process {
             }
             Effect::Compute(plan) => {
                 let plan = world.conduct.compute(*plan);
-                match ready(aggregate::run(&plan, &world.records, &world.blobs)) {
+                let arrived = self.owned.get(id).map(|o| o.arrived.clone()).unwrap_or_default();
+                match world.conduct.make(&plan, &arrived, &world.records, &world.blobs) {
                     Err(ComputeError::Store(_)) => self.later(world, 1_000, id, Input::Retry),
                     result => self.later(world, 120, id, Input::Computed(plan.key, result)),
                 }
@@ -135,10 +148,33 @@ impl Process {
                     self.drop_payload(world, digest);
                 }
             }
-            // Models of all rounds are kept: a few hundred bytes each.
-            Effect::Model(_) | Effect::Event(_) => {}
+            Effect::Model(made) => self.model_made(world, id, made),
+            Effect::Event(EventKind::RoundOpened { .. }) => {
+                if let Some(owned) = self.owned.get_mut(id) {
+                    owned.arrived.clear();
+                }
+            }
+            Effect::Event(_) => {}
         }
         Ok(())
+    }
+
+    /// Lets old models and states of the job go, by the coordinator's own rule.
+    fn model_made(&mut self, world: &World, id: &JobId, made: Made) {
+        let Some(owned) = self.owned.get_mut(id) else { return };
+        let needed = owned.job.needed();
+        let mut gone: BTreeSet<Digest> = owned.kept.add(made, &needed).into_iter().collect();
+        for other in ready(store::jobs(&world.records)).unwrap_or_default() {
+            let other = other.spec.job_id;
+            if other != *id
+                && let Ok(Some(saved)) = ready(store::saved(&world.records, &other))
+            {
+                gone = gone.difference(&Kept::of(&saved).digests()).copied().collect();
+            }
+        }
+        for digest in gone {
+            ready(world.blobs.delete(&digest)).expect("invariant: memory blobs can be deleted");
+        }
     }
 
     fn later(&self, world: &mut World, ms_max: u64, job: &JobId, input: Input) {

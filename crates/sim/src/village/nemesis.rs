@@ -4,6 +4,8 @@ use super::*;
 
 /// Shortest and longest time a dead coordinator stays dead, in milliseconds.
 const DEAD_MS: (u64, u64) = (100, 3_000);
+/// Longest jump of a wall clock, in milliseconds.
+const JUMP_MS_MAX: u64 = 60_000;
 /// Silence after which either side takes a stream for broken, in milliseconds.
 const HEARTBEAT_MS: u64 = 2_000;
 
@@ -50,6 +52,12 @@ impl Village {
             let ms = world.net.between(3_000, 9_000);
             world.soon(500, last, Fate::Freeze { process, ms });
         }
+        for _ in 0..faults.clock_jumps {
+            let process = index(world.net.between(0, self.processes.len() as u64 - 1));
+            let far = i64::try_from(world.net.between(1_000, JUMP_MS_MAX)).expect("invariant: a minute fits");
+            let ms = if world.net.between(0, 1) == 0 { far } else { -far };
+            world.soon(500, last, Fate::Jump { process, ms });
+        }
     }
 
     /// A coordinator is dead; its nodes find out.
@@ -75,6 +83,10 @@ impl Village {
                 self.world.net.tally.count(FaultKind::Freeze);
                 self.processes[process].frozen_until = self.world.now() + ms;
             }
+            Fate::Jump { process, ms } if !calm => {
+                self.world.net.tally.count(FaultKind::ClockJump);
+                self.world.skews[process] += ms;
+            }
             Fate::Kill { node } if !calm && self.nodes[node].up => {
                 self.world.net.tally.count(FaultKind::NodeCrash);
                 for (process, stream) in self.nodes[node].streams.clone().into_iter().enumerate() {
@@ -86,7 +98,7 @@ impl Village {
                 self.world.soon(50, 4_000, Fate::Boot { node });
             }
             Fate::Cut { nodes, off } => self.cut(&nodes, off),
-            Fate::Freeze { .. } | Fate::Kill { .. } => {}
+            Fate::Freeze { .. } | Fate::Kill { .. } | Fate::Jump { .. } => {}
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The village, disturbed: every promise holds for every seed, every fault strikes, and each cure is needed.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,7 +9,7 @@ use aivillage_sim::{FaultKind, Faults, Plan, Report, Tally, Violation, run};
 mod twins;
 
 /// Seeds of the test command.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 1_000;
 
 /// A number from the person who runs the tests: `SIM_SEED` to replay one seed, `SIM_SEEDS` to try more of them.
 #[expect(clippy::disallowed_methods, reason = "tests have no configuration to read the environment for them")]
@@ -29,12 +30,12 @@ const STEPS: [&str; 9] = [
     "request_finished",
 ];
 
-/// Runs seeds from 1 on all processors until all are done or `enough` has what it wants; in seed order.
+/// Runs seeds from 1 to `last` on all processors until all are done or `enough` has what it wants; in seed order.
 fn seeds(
+    last: u64,
     plan: impl Fn(u64) -> Plan + Sync,
     enough: impl Fn(&Result<Report, Violation>) -> bool + Sync,
 ) -> Vec<Result<Report, Violation>> {
-    let last = asked("SIM_SEEDS").unwrap_or(SEEDS);
     let next = AtomicU64::new(1);
     let results = Mutex::new(Vec::new());
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
@@ -69,7 +70,7 @@ fn undisturbed(seed: u64) -> Report {
 /// I5, second half: with everybody needed, a disturbed run ends in the undisturbed run's models.
 fn check_models(report: &Report) {
     let plan = Plan::drawn(report.seed);
-    if plan.min_participants < plan.nodes {
+    if !plan.is_settled() {
         return;
     }
     let calm = undisturbed(report.seed);
@@ -88,15 +89,23 @@ fn check_models(report: &Report) {
 #[test]
 fn every_promise_holds_for_every_seed_and_every_fault_strikes() {
     let mut tally = Tally::default();
-    let (mut abandoned, mut answered) = (0, 0);
-    for result in seeds(Plan::drawn, Result::is_err) {
+    let (mut abandoned, mut answered, mut stale, mut retained) = (0, 0, 0, 0);
+    let mut strategies: BTreeMap<&str, u64> = BTreeMap::new();
+    for result in seeds(asked("SIM_SEEDS").unwrap_or(SEEDS), Plan::drawn, Result::is_err) {
         let report = result.unwrap_or_else(|violation| panic!("{violation}"));
+        *strategies.entry(report.strategy).or_default() += 1;
+        stale += report.stale;
+        retained += report.retained;
         check_models(&report);
         tally.add(&report.tally);
         abandoned += report.abandoned;
         answered += report.answered;
     }
     println!("{tally:?}; {abandoned} attempts given up, {answered} requests answered");
+    println!("{stale} updates counted in a later round, {retained} kept; {strategies:?}");
+    for name in aivillage_training::strategy::BUILT {
+        assert!(strategies.contains_key(name), "{name} never ran");
+    }
     for kind in FaultKind::ALL {
         assert!(tally.of(kind) > 0, "{kind:?} never struck");
     }
@@ -105,7 +114,7 @@ fn every_promise_holds_for_every_seed_and_every_fault_strikes() {
             assert!(tally.at_step(kind, step) > 0, "{kind:?} never struck at {step}");
         }
     }
-    assert!(abandoned > 0 && answered > 0);
+    assert!(abandoned > 0 && answered > 0 && stale > 0 && retained > 0);
 }
 
 #[test]
