@@ -204,7 +204,7 @@ pub const KEYS: &[Key] = &[
     key("training.fog.dynamic_allocation", Kind::Bool, "", "Add and release fog sessions while a job runs.").not_yet(NO_FOG),
     key("training.fog.harvest_during_idle", Kind::Bool, "", "Harvest devices while nobody uses them.").not_yet(NO_HARVEST),
     key("training.aggregation.default_strategy", Kind::Word(&STRATEGIES), "", "Strategy of a job that names none."),
-    key("training.aggregation.byzantine_tolerance", Kind::Bool, "", "A robust rule for jobs that name no strategy."),
+    key("training.aggregation.byzantine_tolerance", Kind::Bool, "", "Jobs that name no strategy get a robust one: default_strategy if it is, else geometric_median."),
     key("training.aggregation.enable_compression", Kind::Bool, "", "Compress updates on the wire.").not_yet("updates travel uncompressed"),
     key("training.aggregation.hierarchical_clusters", Kind::Bool, "", "Sum updates in a tree of aggregators.")
         .not_yet("there are no aggregators yet: the coordinator sums every update"),
