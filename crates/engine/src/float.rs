@@ -3,12 +3,13 @@
 //! Promises: exp and ln come from `libm` and give the same bits on every machine; a matrix product sums each element in
 //! an order that depends on the inner dimension only, never on how many rows are computed at once.
 
+use crate::kernel::Kernels;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, LinalgScalar};
 
 /// f32 or f64.
 pub(crate) trait Float:
-    LinalgScalar + PartialOrd + std::ops::AddAssign + std::ops::MulAssign + std::ops::SubAssign
+    LinalgScalar + Kernels + PartialOrd + std::ops::AddAssign + std::ops::MulAssign + std::ops::SubAssign
 {
     /// The nearest value of this type.
     fn of(value: f64) -> Self;

@@ -15,8 +15,9 @@
 //! - [`mod@bench`]: training speed.
 //!
 //! Promises: the same inputs and seed give the same bits on every run and thread count; exp and log come from `libm`,
-//! randomness from `base::rng`, matrix products from `matrixmultiply` by way of `ndarray`. Processors with and without fused
-//! multiply-add differ in the last bit. Each gradient is checked against central differences in f64.
+//! randomness from `base::rng`, products and sums from loops whose order depends on shapes only (`kernel`, and `matrixmultiply`
+//! by way of `ndarray`). Processors with and without fused multiply-add differ in the last bit. Each gradient is checked
+//! against central differences in f64.
 //!
 //! It must not know: sockets, stores, rounds, clocks other than the one it is given.
 
@@ -28,6 +29,7 @@ pub mod node;
 pub mod train;
 
 mod float;
+mod kernel;
 mod layers;
 mod loss;
 mod network;

@@ -1,11 +1,15 @@
 //! 2-D convolution, stride 1, zero padding that keeps height and width, on images with their channels last:
 //! `[h, w, channels] -> [h, w, filters]`.
 //!
-//! Each image is padded and unfolded into one row of `kernel^2 * channels` numbers a pixel, so the convolution is one matrix
-//! product an image; channels last makes what is copied long runs of memory. The model's weight is `[filters, channels,
-//! kernel, kernel]`; it is reordered once a block. Sums over images are taken in row order.
+//! Forward: a pixel's window is `kernel` runs of `kernel * channels` numbers of the padded image, so a line of pixels times
+//! the weight is one product that reads the image where it lies. Backward: behind a ReLU or a pool most of the output's
+//! gradient is zero (a 2 x 2 pool passes one of four), so both halves run over its non-zero numbers, filter by filter: the
+//! windows they look at are summed up for the weight, and the filter is added at these windows for the image.
+//! The model's weight is `[filters, channels, kernel, kernel]`; it is reordered once a block. Sums over images are taken in
+//! row order.
 
-use crate::float::{Float, Matrix, product};
+use crate::float::Float;
+use crate::kernel::{LANES, Left, Product, Spike, Window};
 
 /// A convolution's shape.
 #[derive(Debug, Clone, Copy)]
@@ -20,26 +24,40 @@ pub(crate) struct Conv2d {
 /// Scratch of one image and one weight, shared by all convolutions of a network.
 #[derive(Debug)]
 pub(crate) struct Scratch<F> {
-    /// The image, or its gradient, with a border of zeros.
+    /// The image with a border of zeros.
     padded: Vec<F>,
-    /// The unfolded image, or its gradient.
-    unfolded: Vec<F>,
-    /// The weight, `[kernel^2 * channels, filters]`.
+    /// Its gradient in the same shape; this and what follows is empty until a backward pass needs it.
+    scattered: Vec<F>,
+    /// The weight: for forward `[kernel^2 * channels, filters]`, for backward a window a filter.
     weight: Vec<F>,
-    /// Its gradient; empty until a backward pass needs it.
+    /// Its gradient, a window a filter.
     gradient: Vec<F>,
+    /// Non-zero numbers of an image's gradient, filter by filter, and how many each filter has.
+    spikes: Vec<Spike<F>>,
+    counts: Vec<usize>,
 }
 
 impl<F: Float> Scratch<F> {
     /// Room for any of `layers`.
     pub(crate) fn for_layers(layers: impl Iterator<Item = Conv2d> + Clone) -> Self {
-        let buffer = |size: fn(Conv2d) -> usize| vec![F::zero(); layers.clone().map(size).max().unwrap_or(0)];
+        let largest = |size: fn(Conv2d) -> usize| layers.clone().map(size).max().unwrap_or(0);
         Self {
-            padded: buffer(|l| (l.height + l.kernel - 1) * l.padded_width() * l.channels),
-            unfolded: buffer(|l| l.patch() * l.positions()),
-            weight: buffer(|l| l.patch() * l.filters),
+            padded: vec![F::zero(); largest(Conv2d::padded)],
+            scattered: Vec::new(),
+            weight: vec![F::zero(); largest(|l| l.filters * l.window().len().max(l.patch()))],
             gradient: Vec::new(),
+            spikes: Vec::new(),
+            counts: Vec::new(),
         }
+    }
+
+    fn prepare_backward(&mut self, layer: Conv2d) {
+        let grow = |buffer: &mut Vec<F>, size: usize| buffer.resize(size.max(buffer.len()), F::zero());
+        grow(&mut self.scattered, self.padded.len());
+        grow(&mut self.gradient, self.weight.len());
+        let none = Spike { at: 0, value: F::zero() };
+        self.spikes.resize((layer.filters * layer.positions()).max(self.spikes.len()), none);
+        self.counts.resize(layer.filters.max(self.counts.len()), 0);
     }
 }
 
@@ -57,22 +75,46 @@ impl Conv2d {
         self.height * self.width
     }
 
-    fn padded_width(self) -> usize {
-        self.width + self.kernel - 1
+    /// Numbers of a line of the padded image.
+    fn padded_line(self) -> usize {
+        (self.width + self.kernel - 1) * self.channels
+    }
+
+    /// Numbers of the padded image, with room for the last window to be read in whole registers.
+    fn padded(self) -> usize {
+        (self.height + self.kernel - 1) * self.padded_line() + LANES
+    }
+
+    /// What one output looks at, each line rounded up to whole registers.
+    fn window(self) -> Window {
+        let chunks = (self.kernel * self.channels).div_ceil(LANES);
+        Window { lines: self.kernel, stride: self.padded_line(), chunks }
     }
 
     /// Writes `y` `[rows, h, w, filters]`.
     pub(crate) fn forward<F: Float>(self, values: &[F], x: &[F], rows: usize, work: &mut Scratch<F>, y: &mut [F]) {
-        let bias = &values[..self.filters];
-        self.reorder(values, &mut work.weight);
+        let (bias, weight) = values.split_at(self.filters);
+        self.places(|filter, line, within, models| {
+            work.weight[(line * self.kernel * self.channels + within) * self.filters + filter] = weight[models];
+        });
         let (input, output) = (self.channels * self.positions(), self.filters * self.positions());
+        let line = self.padded_line();
         for (x, y) in x.chunks_exact(input).zip(y.chunks_exact_mut(output)).take(rows) {
-            self.unfold(x, work);
-            for pixel in y.chunks_exact_mut(self.filters) {
-                pixel.copy_from_slice(bias);
+            self.pad(x, &mut work.padded);
+            for (row, y) in y.chunks_exact_mut(self.width * self.filters).enumerate() {
+                let product = Product {
+                    left: &work.padded[row * line..],
+                    how: Left::Pieces { row: self.channels, run: self.kernel * self.channels, line },
+                    rows: self.width,
+                    inner: self.patch(),
+                    right: &work.weight[..self.patch() * self.filters],
+                    right_row: self.filters,
+                    start: bias,
+                    columns: self.filters,
+                    result_row: self.filters,
+                };
+                F::product(&product, y);
             }
-            let unfolded = Matrix::new(self.positions(), self.patch(), &work.unfolded);
-            product(unfolded, Matrix::new(self.patch(), self.filters, &work.weight), F::one(), y);
         }
     }
 
@@ -88,92 +130,86 @@ impl Conv2d {
         gradient: &mut [F],
         mut dx: Option<&mut [F]>,
     ) {
-        self.reorder(values, &mut work.weight);
-        work.gradient.resize(work.weight.len(), F::zero());
+        work.prepare_backward(self);
+        let (window, line) = (self.window(), self.window().chunks * LANES);
+        let place = |filter: usize, i: usize, within: usize| filter * window.len() + i * line + within;
+        if dx.is_some() {
+            // What a window reads beyond the kernel meets zeros.
+            work.weight.fill(F::zero());
+            self.places(|filter, i, within, models| {
+                work.weight[place(filter, i, within)] = values[self.filters + models];
+            });
+        }
+        work.gradient.fill(F::zero());
         let (bias, weight) = gradient.split_at_mut(self.filters);
         bias.fill(F::zero());
         let (input, output) = (self.channels * self.positions(), self.filters * self.positions());
         for (row, (x, dy)) in x.chunks_exact(input).zip(dy.chunks_exact(output)).take(rows).enumerate() {
-            for pixel in dy.chunks_exact(self.filters) {
-                for (b, g) in bias.iter_mut().zip(pixel) {
-                    *b += *g;
-                }
-            }
-            self.unfold(x, work);
-            let unfolded = Matrix::new(self.positions(), self.patch(), &work.unfolded);
-            let dy = Matrix::new(self.positions(), self.filters, dy);
-            let beta = if row == 0 { F::zero() } else { F::one() };
-            product(unfolded.transposed(), dy, beta, &mut work.gradient);
-            if let Some(dx) = dx.as_deref_mut() {
-                let weight = Matrix::new(self.patch(), self.filters, &work.weight);
-                product(dy, weight.transposed(), F::zero(), &mut work.unfolded);
-                self.fold(work, &mut dx[row * input..(row + 1) * input]);
-            }
+            self.list(dy, bias, work);
+            self.pad(x, &mut work.padded);
+            let dx = dx.as_deref_mut().map(|dx| &mut dx[row * input..(row + 1) * input]);
+            self.image(work, dx);
         }
-        self.places(|ours, models| weight[models] = work.gradient[ours]);
+        self.places(|filter, i, within, models| weight[models] = work.gradient[place(filter, i, within)]);
     }
 
-    /// Lists where each number of the weight is: in our order `[kernel, kernel, channels, filters]`, and in the model's.
-    fn places(self, mut each: impl FnMut(usize, usize)) {
-        let squares = self.kernel * self.kernel;
-        for square in 0..squares {
+    /// Both halves of the gradient of one image, whose non-zero numbers are listed.
+    fn image<F: Float>(self, work: &mut Scratch<F>, dx: Option<&mut [F]>) {
+        let (window, len) = (self.window(), self.window().len());
+        let filters = work.spikes.chunks_exact(self.positions()).zip(&work.counts).map(|(list, n)| &list[..*n]);
+        for (spikes, gradient) in filters.clone().zip(work.gradient.chunks_exact_mut(len)).take(self.filters) {
+            F::gather(spikes, &work.padded, window, gradient);
+        }
+        let Some(dx) = dx else { return };
+        work.scattered.fill(F::zero());
+        for (spikes, weight) in filters.zip(work.weight.chunks_exact(len)).take(self.filters) {
+            F::scatter(spikes, weight, window, &mut work.scattered);
+        }
+        let (pad, line) = (self.kernel / 2, self.width * self.channels);
+        let inside = work.scattered.chunks_exact(self.padded_line()).skip(pad);
+        for (to, from) in dx.chunks_exact_mut(line).zip(inside) {
+            to.copy_from_slice(&from[pad * self.channels..pad * self.channels + line]);
+        }
+    }
+
+    /// Lists the non-zero numbers of an image's gradient, filter by filter, and adds them to the gradient of the bias.
+    fn list<F: Float>(self, dy: &[F], bias: &mut [F], work: &mut Scratch<F>) {
+        let (counts, positions) = (&mut work.counts[..self.filters], self.positions());
+        counts.fill(0);
+        for (position, pixel) in dy.chunks_exact(self.filters).enumerate() {
+            let at = position / self.width * self.padded_line() + position % self.width * self.channels;
+            for (filter, ((value, count), bias)) in pixel.iter().zip(counts.iter_mut()).zip(bias.iter_mut()).enumerate()
+            {
+                *bias += *value;
+                // Written in any case, counted if it is to stay: no branch that depends on the data.
+                work.spikes[filter * positions + *count] = Spike { at, value: *value };
+                *count += usize::from(*value != F::zero());
+            }
+        }
+    }
+
+    /// Lists where each number of the weight is: filter, line of the kernel, place within the line (channels last), and
+    /// its place in the model's weight.
+    fn places(self, mut each: impl FnMut(usize, usize, usize, usize)) {
+        for filter in 0..self.filters {
             for channel in 0..self.channels {
-                let ours = (square * self.channels + channel) * self.filters;
-                for filter in 0..self.filters {
-                    each(ours + filter, (filter * self.channels + channel) * squares + square);
-                }
-            }
-        }
-    }
-
-    fn reorder<F: Float>(self, values: &[F], weight: &mut [F]) {
-        let models = &values[self.filters..];
-        self.places(|to, from| weight[to] = models[from]);
-    }
-
-    /// Copies each pixel's neighbourhood, line by line of the kernel, into one row.
-    fn unfold<F: Float>(self, image: &[F], work: &mut Scratch<F>) {
-        let (line, run) = (self.width * self.channels, self.kernel * self.channels);
-        let (padded_line, pad) = (self.padded_width() * self.channels, self.kernel / 2);
-        let padded = &mut work.padded[..padded_line * (self.height + 2 * pad)];
-        padded.fill(F::zero());
-        let inside = padded.chunks_exact_mut(padded_line).skip(pad);
-        for (to, from) in inside.zip(image.chunks_exact(line)) {
-            to[pad * self.channels..pad * self.channels + line].copy_from_slice(from);
-        }
-        let mut rows = work.unfolded.chunks_exact_mut(run);
-        for row in 0..self.height {
-            for column in 0..self.width {
-                let first = row * padded_line + column * self.channels;
-                for (i, to) in rows.by_ref().take(self.kernel).enumerate() {
-                    let from = first + i * padded_line;
-                    to.copy_from_slice(&padded[from..from + run]);
-                }
-            }
-        }
-    }
-
-    /// The transpose of [`Self::unfold`]: each pixel receives the sum over the places it was copied to.
-    fn fold<F: Float>(self, work: &mut Scratch<F>, image: &mut [F]) {
-        let (line, run) = (self.width * self.channels, self.kernel * self.channels);
-        let (padded_line, pad) = (self.padded_width() * self.channels, self.kernel / 2);
-        let padded = &mut work.padded[..padded_line * (self.height + 2 * pad)];
-        padded.fill(F::zero());
-        let mut rows = work.unfolded.chunks_exact(run);
-        for row in 0..self.height {
-            for column in 0..self.width {
-                let first = row * padded_line + column * self.channels;
-                for (i, from) in rows.by_ref().take(self.kernel).enumerate() {
-                    let to = first + i * padded_line;
-                    for (sum, g) in padded[to..to + run].iter_mut().zip(from) {
-                        *sum += *g;
+                for i in 0..self.kernel {
+                    for j in 0..self.kernel {
+                        let models = ((filter * self.channels + channel) * self.kernel + i) * self.kernel + j;
+                        each(filter, i, j * self.channels + channel, models);
                     }
                 }
             }
         }
-        let inside = padded.chunks_exact(padded_line).skip(pad);
-        for (to, from) in image.chunks_exact_mut(line).zip(inside) {
-            to.copy_from_slice(&from[pad * self.channels..pad * self.channels + line]);
+    }
+
+    /// Copies an image into a border of zeros.
+    fn pad<F: Float>(self, image: &[F], padded: &mut [F]) {
+        let (pad, line) = (self.kernel / 2, self.width * self.channels);
+        padded.fill(F::zero());
+        let inside = padded.chunks_exact_mut(self.padded_line()).skip(pad);
+        for (to, from) in inside.zip(image.chunks_exact(line)) {
+            to[pad * self.channels..pad * self.channels + line].copy_from_slice(from);
         }
     }
 }

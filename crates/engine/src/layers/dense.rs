@@ -1,6 +1,7 @@
 //! Fully connected: `y = x W + b`, x `[rows, inputs]`, W `[inputs, units]`, b `[units]`.
 
 use crate::float::{Float, Matrix, product};
+use crate::kernel::{Left, Product};
 
 /// A dense layer's shape.
 #[derive(Debug, Clone, Copy)]
@@ -18,11 +19,18 @@ impl Dense {
     /// Writes `y` `[rows, units]`.
     pub(crate) fn forward<F: Float>(self, values: &[F], x: &[F], rows: usize, y: &mut [F]) {
         let (bias, weight) = values.split_at(self.units);
-        for row in y[..rows * self.units].chunks_exact_mut(self.units) {
-            row.copy_from_slice(bias);
-        }
-        let weight = Matrix::new(self.inputs, self.units, weight);
-        product(Matrix::new(rows, self.inputs, x), weight, F::one(), y);
+        let product = Product {
+            left: x,
+            how: Left::Pieces { row: self.inputs, run: self.inputs, line: 0 },
+            rows,
+            inner: self.inputs,
+            right: weight,
+            right_row: self.units,
+            start: bias,
+            columns: self.units,
+            result_row: self.units,
+        };
+        F::product(&product, y);
     }
 
     /// From the gradient `dy` of the output: overwrites `gradient` of the tensors, and `dx` if somebody needs it.
@@ -42,9 +50,20 @@ impl Dense {
                 *b += *g;
             }
         }
-        let dy = Matrix::new(rows, self.units, dy);
-        product(Matrix::new(rows, self.inputs, x).transposed(), dy, F::zero(), weight);
+        let outer = Product {
+            left: x,
+            how: Left::Transposed { line: self.inputs },
+            rows: self.inputs,
+            inner: rows,
+            right: dy,
+            right_row: self.units,
+            start: &[],
+            columns: self.units,
+            result_row: self.units,
+        };
+        F::product(&outer, weight);
         if let Some(dx) = dx {
+            let dy = Matrix::new(rows, self.units, dy);
             let weight = Matrix::new(self.inputs, self.units, &values[self.units..]);
             product(dy, weight.transposed(), F::zero(), dx);
         }
