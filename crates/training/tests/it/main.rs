@@ -9,6 +9,7 @@ use aivillage_training::view::JobStatus;
 use aivillage_training::{TrainingError, store};
 
 mod oracle;
+mod strategies;
 mod village;
 
 use village::{Village, request};
