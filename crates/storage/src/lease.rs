@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aivillage_base::ports::{Fence, StoreError};
 use aivillage_base::time::Clock;
 
 /// A lease as it is stored; it outlives its holders so that epochs never repeat.
@@ -43,10 +44,13 @@ pub(crate) fn release(current: Option<&Lease>, holder: &str) -> Option<Lease> {
     (lease.holder.as_deref() == Some(holder)).then_some(Lease { holder: None, epoch: lease.epoch, expires_ms: 0 })
 }
 
-/// Whether a step of tenure `epoch` may still be written. Expiry alone does not forbid it: until somebody else takes
+/// Whether a step behind this fence may still be written. Expiry alone does not forbid it: until somebody else takes
 /// the lease the old holder is the only actor, and from then on its epoch is too small.
-pub(crate) fn admits(current: Option<&Lease>, epoch: u64) -> bool {
-    current.is_some_and(|lease| lease.holder.is_some() && lease.epoch == epoch)
+pub(crate) fn check(fence: &Fence, current: Option<&Lease>) -> Result<(), StoreError> {
+    if current.is_some_and(|lease| lease.holder.is_some() && lease.epoch == fence.epoch) {
+        return Ok(());
+    }
+    Err(StoreError::Fenced { lease: fence.lease.clone(), epoch: fence.epoch })
 }
 
 /// The store's clock: the wall clock, but it never goes back, and while the wall clock stands behind it, it goes on by

@@ -8,7 +8,7 @@
 //! Promises, checked by one suite for all implementations ([`contract`]):
 //! - what was acknowledged is there after `kill -9` and after a power cut; what was refused left nothing;
 //! - damaged bytes are an error, never an answer;
-//! - the memory twins decide exactly as the durable ones (one lease rule, one scan rule, a property test), and need
+//! - the memory twins decide exactly as the durable ones (one rule each for leases, fences, preconditions and scans; a property test), and need
 //!   no async runtime: their futures are ready on the first poll.
 //!
 //! One process owns a data folder; the binary holds its lock. This crate must not know: what a record means, any
@@ -26,7 +26,7 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
-use aivillage_base::ports::{Blobs, Records, Scan, StoreError};
+use aivillage_base::ports::{Blobs, Expect, Records, Scan, StoreError, Write};
 use aivillage_base::time::Clock;
 
 pub use blobs::{FolderBlobs, MemoryBlobs};
@@ -63,6 +63,20 @@ fn scan_start<'a>(scan: &Scan<'a>) -> Bound<&'a str> {
         Some(after) if after >= scan.prefix => Bound::Excluded(after),
         Some(_) | None => Bound::Included(scan.prefix),
     }
+}
+
+/// The version that a row gets by this write, if its precondition holds for the row's `current` version: the one rule
+/// both stores share.
+fn next_version(write: &Write, current: Option<u64>) -> Result<u64, StoreError> {
+    let holds = match write.expect {
+        Expect::Any => true,
+        Expect::Absent => current.is_none(),
+        Expect::Version(expected) => current == Some(expected),
+    };
+    if holds {
+        return Ok(current.unwrap_or(0) + 1);
+    }
+    Err(StoreError::Conflict { table: write.table, key: write.key.clone() })
 }
 
 // The ports are object-safe and shared between threads: rooms hold them as `Arc<dyn ..>`.

@@ -8,13 +8,13 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use aivillage_base::ports::{Batch, Expect, Records, Row, Scan, StoreError, SyncStats, Write};
+use aivillage_base::ports::{Batch, Records, Row, Scan, StoreError, SyncStats, Write};
 use aivillage_base::time::Clock;
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::lease::{self, Lease, StoreClock};
-use crate::scan_start;
+use crate::{next_version, scan_start};
 
 /// A [`Records`] store that lives and dies with its value.
 #[derive(Debug)]
@@ -58,10 +58,8 @@ impl MemoryRecords {
 
 impl State {
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        if let Some(fence) = &batch.fence
-            && !lease::admits(self.leases.get(&fence.lease), fence.epoch)
-        {
-            return Err(StoreError::Fenced { lease: fence.lease.clone(), epoch: fence.epoch });
+        if let Some(fence) = &batch.fence {
+            lease::check(fence, self.leases.get(&fence.lease))?;
         }
         let mut undo = Vec::with_capacity(batch.writes.len());
         for write in &batch.writes {
@@ -79,20 +77,9 @@ impl State {
     /// Applies one write if its precondition holds; returns what it replaced.
     fn write(&mut self, write: &Write) -> Result<Option<Cell>, StoreError> {
         let table = self.tables.entry(write.table).or_default();
-        let version = table.get(&write.key).map(|cell| cell.version);
-        let holds = match write.expect {
-            Expect::Any => true,
-            Expect::Absent => version.is_none(),
-            Expect::Version(expected) => version == Some(expected),
-        };
-        if !holds {
-            return Err(StoreError::Conflict { table: write.table, key: write.key.clone() });
-        }
+        let version = next_version(write, table.get(&write.key).map(|cell| cell.version))?;
         Ok(match &write.value {
-            Some(value) => {
-                let version = version.unwrap_or(0) + 1;
-                table.insert(write.key.clone(), Cell { version, value: Bytes::copy_from_slice(value) })
-            }
+            Some(value) => table.insert(write.key.clone(), Cell { version, value: Bytes::copy_from_slice(value) }),
             None => table.remove(&write.key),
         })
     }

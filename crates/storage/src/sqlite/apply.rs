@@ -1,37 +1,28 @@
 //! The SQL of one write, lease or fence, inside a transaction that the writer owns.
 //!
-//! Promise: decides as `memory.rs` does; the lease rule itself is shared. Must not know: groups, threads, fsync.
+//! Promise: decides as `memory.rs` does; the rules themselves are shared. Must not know: groups, threads, fsync.
 
 use std::time::Duration;
 
-use aivillage_base::ports::{Batch, Expect, StoreError, Write};
+use aivillage_base::ports::{Batch, StoreError, Write};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::fault::plain;
 use crate::lease::{self, Lease};
+use crate::next_version;
 
 /// Checks the fence and applies the writes in order; each precondition sees the writes before it.
 pub(super) fn commit(connection: &Connection, batch: &Batch) -> Result<(), StoreError> {
-    if let Some(fence) = &batch.fence
-        && !lease::admits(load_lease(connection, &fence.lease).map_err(plain)?.as_ref(), fence.epoch)
-    {
-        return Err(StoreError::Fenced { lease: fence.lease.clone(), epoch: fence.epoch });
+    if let Some(fence) = &batch.fence {
+        lease::check(fence, load_lease(connection, &fence.lease).map_err(plain)?.as_ref())?;
     }
     batch.writes.iter().try_for_each(|write| apply(connection, write))
 }
 
 fn apply(connection: &Connection, write: &Write) -> Result<(), StoreError> {
-    let version = version(connection, write).map_err(plain)?;
-    let holds = match write.expect {
-        Expect::Any => true,
-        Expect::Absent => version.is_none(),
-        Expect::Version(expected) => version == Some(expected),
-    };
-    if !holds {
-        return Err(StoreError::Conflict { table: write.table, key: write.key.clone() });
-    }
+    let version = next_version(write, version(connection, write).map_err(plain)?)?;
     match &write.value {
-        Some(value) => put(connection, write, version.unwrap_or(0) + 1, value),
+        Some(value) => put(connection, write, version, value),
         None => connection
             .prepare_cached("DELETE FROM records WHERE tbl = ?1 AND key = ?2")
             .and_then(|mut s| s.execute(params![write.table, write.key])),
