@@ -148,7 +148,7 @@ fn training(strategy: &strategy::Strategy) -> LocalTraining {
 }
 
 /// `KEY=VALUE` pairs as a map: a value is JSON if it can be, else text.
-fn settings(pairs: &[String]) -> Result<Map<String, Value>, CliError> {
+pub(super) fn settings(pairs: &[String]) -> Result<Map<String, Value>, CliError> {
     let mut map = Map::new();
     for pair in pairs {
         let Some((key, value)) = pair.split_once('=') else {

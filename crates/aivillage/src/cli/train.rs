@@ -1,5 +1,7 @@
 //! `aivillage train`: jobs.
 
+mod export;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,6 +36,8 @@ pub enum TrainCommand {
     Cancel(JobArgs),
     /// Fetch a job's model, verified
     Pull(PullArgs),
+    /// Write what an auditor needs to recompute a job's models: its record, and the updates that were kept
+    Export(export::ExportArgs),
 }
 
 /// What to train.
@@ -101,6 +105,7 @@ pub(super) async fn run(command: TrainCommand, environment: &Environment) -> Res
             }
             Ok(())
         }
+        TrainCommand::Export(args) => export::run(&args, environment).await,
         TrainCommand::Pull(args) => {
             let client = find(&args.client.connection, environment)?;
             let job = segment("job's id", &args.job)?;

@@ -11,6 +11,7 @@
 mod commands;
 mod crash;
 mod demo;
+mod export;
 mod house;
 mod http;
 mod inference;
