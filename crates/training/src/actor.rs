@@ -7,13 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use aivillage_base::bundle;
-use aivillage_base::ports::{Fence, StoreError, put_blob};
-use aivillage_base::wire::{Peer, UpdateHeader, UpdateReply};
-use aivillage_base::{Digest, JobId};
+use aivillage_base::ports::{Fence, StoreError};
+use aivillage_base::wire::{BlobRef, Peer, UpdateHeader, UpdateReply};
+use aivillage_base::{Architecture, Digest, JobId};
 
 use crate::aggregate;
 use crate::handle::Deps;
@@ -254,25 +255,26 @@ impl Actor {
                 tracing::trace!(job = %self.id, node = %peer.name, ?sent, "message handed over");
             }
             Effect::Initialise(architecture) => self.spawn(|deps, job| async move {
-                let seed = job.record().spec.seed;
-                let initialiser = deps.initialiser.clone();
-                let shape = architecture.clone();
-                let made = tokio::task::spawn_blocking(move || {
-                    bundle::write(&shape, &initialiser.initial_values(&shape, seed))
-                });
-                let bytes = made.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-                let blob = put_blob(&*deps.blobs, bytes.into()).await.map_err(|e| e.to_string())?;
+                let (seed, shape) = (job.record().spec.seed, architecture.clone());
+                let runtime = Handle::current();
+                let work = move || first_model(&deps, &shape, seed, &runtime);
+                let blob = tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())??;
                 Ok(Input::Initialised(architecture, blob))
             }),
-            Effect::Compute(plan) => self.spawn(|deps, _| async move {
-                let key = plan.key.clone();
-                let runtime = tokio::runtime::Handle::current();
-                let work = move || runtime.block_on(aggregate::run(&plan, &*deps.records, &*deps.blobs));
-                match tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())? {
-                    Err(ComputeError::Store(e)) => Err(e),
-                    result => Ok(Input::Computed(key, result)),
-                }
-            }),
+            Effect::Compute(plan) => {
+                let trusted = self.shared.verified(plan.blobs());
+                let options = aggregate::Options { trusted, ..aggregate::Options::default() };
+                self.spawn(|deps, _| async move {
+                    let key = plan.key.clone();
+                    let runtime = Handle::current();
+                    let make = async move { aggregate::run_with(&plan, &*deps.records, &*deps.blobs, &options).await };
+                    let work = move || runtime.block_on(make);
+                    match tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())? {
+                        Err(ComputeError::Store(e)) => Err(e),
+                        result => Ok(Input::Computed(key, result)),
+                    }
+                });
+            }
             Effect::Publish(model) => {
                 self.spawn(|deps, _| async move { Ok(Input::Published(deps.catalogue.publish(*model).await)) })
             }
@@ -318,6 +320,7 @@ impl Actor {
         let new: Vec<Digest> = made.state.iter().map(|s| s.blob.digest).chain([made.model.digest]).collect();
         for digest in new {
             self.shared.keep_model(&self.id, digest);
+            self.shared.note_verified(digest);
         }
         for old in self.kept.add(made, &self.job.needed()) {
             self.shared.drop_model(&self.deps, &self.id, old).await;
@@ -357,6 +360,29 @@ impl Actor {
         }
         self.shared.publish_event(&self.id, kind);
     }
+}
+
+/// Makes and stores the model that a job starts from, piece by piece: it may be larger than this process may become.
+fn first_model(deps: &Deps, shape: &Architecture, seed: u64, runtime: &Handle) -> Result<BlobRef, String> {
+    let header = bundle::header_bytes(shape).map_err(|e| e.to_string())?;
+    let parameters = shape.parameters().map_err(|e| e.to_string())?;
+    let mut left = parameters;
+    let mut writer = runtime.block_on(deps.blobs.writer((header.len() + 4 * parameters) as u64)).map_err(words)?;
+    runtime.block_on(writer.write(header.into())).map_err(words)?;
+    deps.initialiser.initial_pieces(shape, seed, &mut |piece| {
+        left = left.checked_sub(piece.len()).ok_or("more first weights were made than the model has")?;
+        let bytes: Vec<u8> = piece.iter().flat_map(|v| v.to_le_bytes()).collect();
+        runtime.block_on(writer.write(bytes.into())).map_err(words)
+    })?;
+    if left > 0 {
+        return Err(format!("{left} of {parameters} first weights are missing"));
+    }
+    runtime.block_on(writer.finish()).map_err(words)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
+fn words(error: StoreError) -> String {
+    error.to_string()
 }
 
 fn merge(all: &mut Step, step: Step) {

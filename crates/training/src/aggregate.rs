@@ -44,8 +44,9 @@ use gram::Measuring;
 use layout::Layout;
 use parallel::Threads;
 
-/// Coordinates of the model that are made at a time, at most: 8 MiB of sums a plane, 4 MiB of results a vector.
-pub const WAVE: usize = 1 << 20;
+/// Coordinates of the model that are made at a time, at most: 8 MiB of sums a plane, 4 MiB of results a vector. Tests of this
+/// room meet the borders of waves in smaller models.
+pub const WAVE: usize = if cfg!(test) { 1 << 16 } else { 1 << 20 };
 
 /// The updates of a round: vectors of integers on the grids of the round, all of the same length.
 ///

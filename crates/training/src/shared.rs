@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     /// Which jobs keep which model blobs, and how many counted updates refer to which payload blobs.
     models: Mutex<HashMap<Digest, BTreeSet<JobId>>>,
     pub(crate) payloads: tokio::sync::Mutex<HashMap<Digest, u32>>,
+    /// Blobs that this process has hashed and made durable itself: read without being hashed again.
+    verified: Mutex<BTreeSet<Digest>>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -84,6 +86,9 @@ impl Shared {
             }
             unused
         };
+        if unused {
+            lock(&self.verified).remove(&digest);
+        }
         if unused
             && !deps.catalogue.uses(&digest).await
             && let Err(error) = deps.blobs.delete(&digest).await
@@ -99,7 +104,19 @@ impl Shared {
             return Ok(false);
         }
         *payloads.entry(digest).or_default() += 1;
+        // Whoever hands an update over has hashed it on its way in.
+        self.note_verified(digest);
         Ok(true)
+    }
+
+    pub(crate) fn note_verified(&self, digest: Digest) {
+        lock(&self.verified).insert(digest);
+    }
+
+    /// Those of the blobs that need not be hashed again.
+    pub(crate) fn verified(&self, blobs: impl Iterator<Item = Digest>) -> BTreeSet<Digest> {
+        let verified = lock(&self.verified);
+        blobs.filter(|digest| verified.contains(digest)).collect()
     }
 
     /// Deletes a blob of an ended attempt that an earlier process did not come to delete, unless an update counts on it.
@@ -118,6 +135,7 @@ impl Shared {
             return;
         }
         payloads.remove(&digest);
+        lock(&self.verified).remove(&digest);
         if let Err(error) = blobs.delete(&digest).await {
             tracing::warn!(%digest, %error, "an update could not be deleted");
         }

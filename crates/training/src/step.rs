@@ -133,6 +133,12 @@ pub struct ComputePlan {
 }
 
 impl ComputePlan {
+    /// Blobs that it reads: model, state and stored updates.
+    pub fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
+        let start = std::iter::once(self.model_in.digest).chain(self.state_in.iter().map(|s| s.blob.digest));
+        start.chain(self.accepted.iter().filter(|(_, c)| !c.inline).map(|(_, c)| c.payload.digest))
+    }
+
     /// What makes the model of `attempt`, as the records of the job say it; None before the job has an architecture.
     ///
     /// `invited` counts the attempt's members, which its record holds only once it has ended.

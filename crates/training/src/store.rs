@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use aivillage_base::ports::{Batch, Expect, Fence, Records, Scan, StoreError, Write};
+use aivillage_base::ports::{Batch, Expect, Fence, Records, Row, Scan, StoreError, Write};
 use aivillage_base::wire::RoundKey;
 use aivillage_base::{Digest, JobId, NodeName};
 
@@ -217,4 +217,23 @@ pub async fn members(records: &dyn Records, key: &RoundKey) -> Result<Vec<Member
 /// Store.
 pub async fn payload(records: &dyn Records, key: &RoundKey, node: &NodeName) -> Result<Option<Bytes>, StoreError> {
     Ok(records.get(PAYLOADS, &member_key(key, node)).await?.map(|row| row.value))
+}
+
+/// Small updates of an attempt in the order of their nodes' names, up to `PAGE` of those after `after`; empty = no more.
+///
+/// # Errors
+/// Store; a key that is no name.
+pub async fn payloads(
+    records: &dyn Records,
+    key: &RoundKey,
+    after: Option<&NodeName>,
+) -> Result<Vec<(NodeName, Bytes)>, StoreError> {
+    let prefix = format!("{}/", round_key(key));
+    let after = after.map(|node| member_key(key, node));
+    let rows = records.scan(PAYLOADS, Scan { prefix: &prefix, after: after.as_deref(), limit: PAGE }).await?;
+    let named = |row: Row| match NodeName::new(&row.key[prefix.len()..]) {
+        Ok(node) => Ok((node, row.value)),
+        Err(e) => Err(StoreError::Damaged(format!("{PAYLOADS}/{}: {e}", row.key))),
+    };
+    rows.into_iter().map(named).collect()
 }

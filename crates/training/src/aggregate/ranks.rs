@@ -1,7 +1,8 @@
 //! Order statistics coordinate by coordinate: exact, on integers, many columns at once.
 //!
-//! Up to [`NETWORK_MAX`] updates a sorting network orders [`LANES`] columns side by side; beyond, the two ranks at the border
-//! of the middle are found by halving the range of values and counting, which is linear in the number of updates.
+//! A sorting network orders [`LANES`] columns side by side. Of many updates the middle is found faster by halving the range
+//! of values and counting, which is linear in their number; and for even more than a network is made for, columns are sorted
+//! one by one.
 
 use super::WorkError;
 use super::network::network;
@@ -9,8 +10,10 @@ use super::parallel::{Threads, each, stripe};
 use super::simd::{self, LANES};
 use super::table::Table;
 
-/// Updates for which a network pays: at this size it costs what counting does.
-const NETWORK_MAX: usize = 1_024;
+/// Updates up to which a network finds the middle faster than counting does.
+const COUNTING_MIN: usize = 400;
+/// Updates up to which a network is made: 58,000 pairs.
+const NETWORK_MAX: usize = 2_048;
 
 /// Which updates take part, and which of their sorted values count.
 #[derive(Debug)]
@@ -39,7 +42,7 @@ impl Ranks {
         if 2 * cut >= count {
             return Err(WorkError::Unusable(format!("of {count} values none is left without {cut} at each end")));
         }
-        let pairs = (count <= NETWORK_MAX).then(|| network(count, |r| usize::from((cut..count - cut).contains(&r))));
+        let pairs = (count < COUNTING_MIN).then(|| network(count, |r| usize::from((cut..count - cut).contains(&r))));
         Ok(Self { rows, kind: Kind::Middle { cut }, pairs })
     }
 

@@ -1,13 +1,13 @@
 //! The coordinator's door: a plan, its stores, and the blobs that come out.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aivillage_base::ports::{BlobReader, BlobWriter, Blobs, Records, StoreError};
 use aivillage_base::wire::BlobRef;
-use aivillage_base::{Digest, bundle};
+use aivillage_base::{Digest, NodeName, bundle};
 use bytes::Bytes;
 
 use super::layout::Layout;
@@ -20,20 +20,27 @@ use crate::strategy::Contribution;
 
 /// Updates that are open at a time, at most: a quarter of the usual limit of open files.
 const OPEN_MAX: usize = 256;
-/// Bytes of small updates that are held in memory, at most; of more, each wave's part is read again.
-const INLINE_BYTES_MAX: usize = 64 << 20;
 /// Bytes gathered for one write.
 const WRITE: usize = 1 << 20;
 /// Bytes hashed at a time.
 const HASH: usize = 256 * 1024;
 
 /// How to make a model; changes nothing of what comes out.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Threads to use, at most; 0 = as many as there are cores.
     pub threads: usize,
     /// Blobs that this process has hashed and made durable itself: they are read without being hashed again.
     pub trusted: BTreeSet<Digest>,
+    /// Bytes of small updates that are held in memory, at most; of more, each wave's part is read again.
+    pub inline_bytes_max: usize,
+}
+
+impl Default for Options {
+    /// All cores, no trust, 64 MiB.
+    fn default() -> Self {
+        Self { threads: 0, trusted: BTreeSet::new(), inline_bytes_max: 64 << 20 }
+    }
 }
 
 /// Makes and stores the round's model and state, and trusts no blob.
@@ -88,7 +95,7 @@ pub async fn run_with(
         out.push(Out::begin(blobs, &header, size).await?);
     }
     while let Some(wanted) = aggregation.wanted() {
-        updates.load(records, &wanted).await?;
+        updates.load(records, &wanted, options.inline_bytes_max).await?;
         let Some(wave) = aggregation.advance(&updates).map_err(blame)? else { continue };
         for (out, bytes) in out.iter_mut().zip(std::iter::once(wave.model).chain(wave.state)) {
             out.write(bytes).await?;
@@ -203,7 +210,7 @@ struct Updates<'a> {
     values: usize,
     /// Values of small updates at these positions, side by side.
     loaded: Vec<Range<usize>>,
-    inline: Vec<Bytes>,
+    inline: Vec<Option<Bytes>>,
     files: Vec<Mutex<Option<Arc<dyn BlobReader>>>>,
     /// Rows whose files are open, oldest first.
     open: Mutex<VecDeque<usize>>,
@@ -278,27 +285,45 @@ impl<'a> Updates<'a> {
     }
 
     /// Brings the values of small updates at these positions into memory, verified.
-    async fn load(&mut self, records: &dyn Records, wanted: &[Range<usize>]) -> Result<(), ComputeError> {
-        let count = self.plan.accepted.iter().filter(|(_, c)| c.inline).count();
+    async fn load(
+        &mut self,
+        records: &dyn Records,
+        wanted: &[Range<usize>],
+        inline_bytes_max: usize,
+    ) -> Result<(), ComputeError> {
+        let places: BTreeMap<&NodeName, usize> =
+            self.plan.accepted.iter().enumerate().filter(|(_, (_, c))| c.inline).map(|(i, (n, _))| (n, i)).collect();
         let is_loaded = |range: &Range<usize>| self.loaded.iter().any(|l| l.start <= range.start && range.end <= l.end);
-        if count == 0 || wanted.iter().all(is_loaded) {
+        if places.is_empty() || wanted.iter().all(is_loaded) {
             return Ok(());
         }
-        let whole = count * self.values * 4 <= INLINE_BYTES_MAX;
+        let whole = places.len() * self.values * 4 <= inline_bytes_max;
         self.loaded = if whole { vec![0..self.values; 1] } else { wanted.to_vec() };
-        self.inline = vec![Bytes::new(); self.plan.accepted.len()];
-        for (row, (node, counted)) in self.plan.accepted.iter().enumerate().filter(|(_, (_, c))| c.inline) {
-            let found = store::payload(records, &self.plan.key, node).await;
-            let found = found.map_err(|e| ComputeError::Store(e.to_string()))?;
-            let intact = found.filter(|bytes| Digest::of(bytes) == counted.payload.digest).ok_or_else(|| {
-                bad(self.plan, row, "damaged", format!("the stored update of {node} is missing or not what was sent"))
-            })?;
-            self.inline[row] = match &self.loaded[..] {
-                _ if whole => intact,
-                ranges => ranges.iter().flat_map(|r| intact[r.start * 4..r.end * 4].iter().copied()).collect(),
-            };
+        self.inline = vec![None; self.plan.accepted.len()];
+        let mut last: Option<NodeName> = None;
+        loop {
+            let page = store::payloads(records, &self.plan.key, last.as_ref()).await;
+            let page = page.map_err(|e| ComputeError::Store(e.to_string()))?;
+            last = page.last().map(|(node, _)| node.clone());
+            if last.is_none() {
+                break;
+            }
+            for (node, bytes) in page {
+                let Some(row) = places.get(&node) else { continue };
+                if Digest::of(&bytes) != self.plan.accepted[*row].1.payload.digest {
+                    continue;
+                }
+                let part = |r: &Range<usize>| bytes.slice(r.start * 4..r.end * 4);
+                self.inline[*row] = Some(if whole { bytes } else { self.loaded.iter().flat_map(part).collect() });
+            }
         }
-        Ok(())
+        match places.into_iter().find(|(_, row)| self.inline[*row].is_none()) {
+            Some((node, row)) => {
+                let detail = format!("the stored update of {node} is missing or not what was sent");
+                Err(bad(self.plan, row, "damaged", detail))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -326,7 +351,7 @@ impl Rows for Updates<'_> {
                 found
             };
             let found = self.loaded.iter().find(holds).map(|_| before * 4..(before + out.len()) * 4);
-            let bytes = found.and_then(|found| self.inline[row].get(found));
+            let bytes = found.and_then(|found| self.inline[row].as_ref()?.get(found));
             let bytes = bytes.ok_or_else(|| RowError::Store(format!("values of {node} were not loaded")))?;
             simd::bytes_mut(out).copy_from_slice(bytes);
         }

@@ -1,10 +1,11 @@
-//! The loops that count: written once as plain Rust, compiled twice, with AVX2 where the processor has it and without.
+//! The loops that count, compiled twice: with AVX2 where the processor has it, and without.
 //!
-//! Each kernel is a body (`mod scalar`) that a door of the same name calls, either as it stands or inside a function with
-//! the target feature `avx2`, where the compiler makes eight lanes of the same loop. Integers only, so both give the same
-//! bits. The only `unsafe` of the room is here: calling the second one after asking the processor, and the view of integers
-//! as bytes.
-#![expect(unsafe_code, reason = "target features after a check at run time; a view of i32 as bytes")]
+//! Each kernel is plain Rust (`mod scalar`) behind a door of the same name. Most doors call the same body once more inside a
+//! function with the target feature `avx2`, where the compiler makes eight lanes of it. Two loops it does not see through
+//! (products of 32-bit integers that need 64): these have a twin in intrinsics (`mod wide`). Integers only, so all give the
+//! same bits. The only `unsafe` of the room is here: entering a function with a target feature after asking the processor,
+//! loads and stores of whole registers, and the view of integers as bytes.
+#![expect(unsafe_code, reason = "target features after a check at run time; register loads; a view of i32 as bytes")]
 
 /// Columns sorted side by side: eight registers of eight integers.
 pub(super) const LANES: usize = 64;
@@ -29,13 +30,31 @@ macro_rules! kernels {
     )*};
 }
 
+/// Adds `factors[k]` * `rows[k]` to `sums`; all are equally long. Wraps: the caller has bounded the sums.
+///
+/// False if a value's magnitude is beyond `bound` (>= 0).
+pub(super) fn add(sums: &mut [i64], rows: [&[i32]; 4], factors: [i32; 4], bound: i32) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has just said that it has AVX2; the function asks nothing else of its caller.
+        return unsafe { wide::add(sums, rows, factors, bound) };
+    }
+    scalar::add(sums, rows, factors, bound)
+}
+
+/// Products of each of four rows with each of three; all are equally long. Wraps: the caller has bounded the length.
+pub(super) fn products(a: [&[i32]; PRODUCTS.0], b: [&[i32]; PRODUCTS.1]) -> [[i64; PRODUCTS.1]; PRODUCTS.0] {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx2") {
+        // SAFETY: as above.
+        return unsafe { wide::products(a, b) };
+    }
+    scalar::products(a, b)
+}
+
 kernels! {
-    /// Adds `factors[k]` * `rows[k]` to `sums`; all are equally long. Wraps: the caller has bounded the sums.
-    fn add(sums: &mut [i64], rows: [&[i32]; 4], factors: [i32; 4]);
     /// Is every magnitude at most `bound` (>= 0)?
     fn within(values: &[i32], bound: i32) -> bool;
-    /// Products of each of four rows with each of three; all are equally long. Wraps: the caller has bounded the length.
-    fn products(a: [&[i32]; PRODUCTS.0], b: [&[i32]; PRODUCTS.1]) -> [[i64; PRODUCTS.1]; PRODUCTS.0];
     /// The square of a row. Wraps: the caller has bounded the length.
     fn square(values: &[i32]) -> i64;
     /// Orders each pair of rows in turn, lane by lane: the smaller value goes to the first row. a < b in every pair.
@@ -59,16 +78,17 @@ pub(super) fn bytes_mut(values: &mut [i32]) -> &mut [u8] {
 mod scalar {
     use super::{LANES, PRODUCTS};
 
-    #[inline(always)]
-    pub(super) fn add(sums: &mut [i64], rows: [&[i32]; 4], factors: [i32; 4]) {
+    pub(super) fn add(sums: &mut [i64], rows: [&[i32]; 4], factors: [i32; 4], bound: i32) -> bool {
         let len = sums.len();
-        let [a, b, c, d] = rows.map(|row| &row[..len]);
-        let [p, q, r, s] = factors.map(i64::from);
-        for i in 0..len {
-            let first = (i64::from(a[i]) * p).wrapping_add(i64::from(b[i]) * q);
-            let second = (i64::from(c[i]) * r).wrapping_add(i64::from(d[i]) * s);
-            sums[i] = sums[i].wrapping_add(first.wrapping_add(second));
+        let mut ok = true;
+        for (row, factor) in rows.iter().zip(factors) {
+            let row = &row[..len];
+            ok &= within(row, bound);
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum = sum.wrapping_add(i64::from(*value) * i64::from(factor));
+            }
         }
+        ok
     }
 
     #[inline(always)]
@@ -81,33 +101,10 @@ mod scalar {
         low >= -bound && high <= bound
     }
 
-    #[inline(always)]
     pub(super) fn products(a: [&[i32]; PRODUCTS.0], b: [&[i32]; PRODUCTS.1]) -> [[i64; PRODUCTS.1]; PRODUCTS.0] {
-        const WIDE: usize = 4;
-        let len = b[0].len();
-        let (a, b) = (a.map(|row| &row[..len]), b.map(|row| &row[..len]));
-        let mut lanes = [[[0_i64; WIDE]; PRODUCTS.1]; PRODUCTS.0];
-        let whole = len / WIDE;
-        let (x, y) =
-            (a.map(|row| &row.as_chunks::<WIDE>().0[..whole]), b.map(|row| &row.as_chunks::<WIDE>().0[..whole]));
-        for k in 0..whole {
-            for i in 0..PRODUCTS.0 {
-                for j in 0..PRODUCTS.1 {
-                    for lane in 0..WIDE {
-                        let product = i64::from(x[i][k][lane]) * i64::from(y[j][k][lane]);
-                        lanes[i][j][lane] = lanes[i][j][lane].wrapping_add(product);
-                    }
-                }
-            }
-        }
-        let mut out = [[0; PRODUCTS.1]; PRODUCTS.0];
-        for i in 0..PRODUCTS.0 {
-            for j in 0..PRODUCTS.1 {
-                let rest = (whole * WIDE..len).map(|k| i64::from(a[i][k]) * i64::from(b[j][k]));
-                out[i][j] = lanes[i][j].into_iter().chain(rest).fold(0, i64::wrapping_add);
-            }
-        }
-        out
+        a.map(|x| {
+            b.map(|y| x.iter().zip(y).fold(0, |sum: i64, (x, y)| sum.wrapping_add(i64::from(*x) * i64::from(*y))))
+        })
     }
 
     #[inline(always)]
@@ -205,6 +202,107 @@ mod scalar {
             }
         }
         low
+    }
+}
+
+/// The twins in intrinsics. A multiplication takes the lower half of each 64-bit lane, so eight integers are multiplied as
+/// the four even ones and, moved down, the four odd ones.
+#[cfg(target_arch = "x86_64")]
+mod wide {
+    use std::arch::x86_64::{
+        __m256i, _mm256_add_epi64, _mm256_loadu_si256, _mm256_max_epi32, _mm256_min_epi32, _mm256_mul_epi32,
+        _mm256_permute2x128_si256, _mm256_set1_epi64x, _mm256_setzero_si256, _mm256_srli_epi64, _mm256_storeu_si256,
+        _mm256_unpackhi_epi64, _mm256_unpacklo_epi64,
+    };
+
+    use super::{PRODUCTS, scalar};
+
+    /// Integers a register.
+    const WIDE: usize = 8;
+
+    #[target_feature(enable = "avx2")]
+    fn load(values: &[i32; WIDE]) -> __m256i {
+        // SAFETY: 32 bytes that are borrowed; the load needs no alignment.
+        unsafe { _mm256_loadu_si256(std::ptr::from_ref(values).cast()) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn load_sums(values: &[i64; 4]) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_loadu_si256(std::ptr::from_ref(values).cast()) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn store_sums(values: &mut [i64; 4], register: __m256i) {
+        // SAFETY: 32 bytes that are borrowed for writing; the store needs no alignment.
+        unsafe { _mm256_storeu_si256(std::ptr::from_mut(values).cast(), register) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn add(sums: &mut [i64], rows: [&[i32]; 4], factors: [i32; 4], bound: i32) -> bool {
+        let len = sums.len();
+        let whole = len / WIDE;
+        let [a, b, c, d] = rows.map(|row| &row[..len].as_chunks::<WIDE>().0[..whole]);
+        let [p, q, r, s] = factors.map(|factor| _mm256_set1_epi64x(i64::from(factor)));
+        let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+        for (k, pair) in sums[..whole * WIDE].as_chunks_mut::<4>().0.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let (mut even, mut odd) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+            for (values, factor) in [(&a[k], p), (&b[k], q), (&c[k], r), (&d[k], s)] {
+                let values = load(values);
+                low = _mm256_min_epi32(low, values);
+                high = _mm256_max_epi32(high, values);
+                even = _mm256_add_epi64(even, _mm256_mul_epi32(values, factor));
+                odd = _mm256_add_epi64(odd, _mm256_mul_epi32(_mm256_srli_epi64::<32>(values), factor));
+            }
+            // Even and odd ones in turn: 0 1 4 5 and 2 3 6 7, then halves together.
+            let (outer, inner) = (_mm256_unpacklo_epi64(even, odd), _mm256_unpackhi_epi64(even, odd));
+            let first = _mm256_permute2x128_si256::<0x20>(outer, inner);
+            let second = _mm256_permute2x128_si256::<0x31>(outer, inner);
+            let sum = _mm256_add_epi64(load_sums(&pair[0]), first);
+            store_sums(&mut pair[0], sum);
+            let sum = _mm256_add_epi64(load_sums(&pair[1]), second);
+            store_sums(&mut pair[1], sum);
+        }
+        let mut ends = [[0; WIDE]; 2];
+        for (end, register) in ends.iter_mut().zip([low, high]) {
+            // SAFETY: as above.
+            unsafe { _mm256_storeu_si256(std::ptr::from_mut(end).cast(), register) }
+        }
+        let rest = rows.map(|row| &row[whole * WIDE..len]);
+        scalar::add(&mut sums[whole * WIDE..], rest, factors, bound) && scalar::within(ends.as_flattened(), bound)
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn products(a: [&[i32]; PRODUCTS.0], b: [&[i32]; PRODUCTS.1]) -> [[i64; PRODUCTS.1]; PRODUCTS.0] {
+        let len = b[0].len();
+        let whole = len / WIDE;
+        let x = a.map(|row| &row[..len].as_chunks::<WIDE>().0[..whole]);
+        let y = b.map(|row| &row[..len].as_chunks::<WIDE>().0[..whole]);
+        let mut sums = [[_mm256_setzero_si256(); PRODUCTS.1]; PRODUCTS.0];
+        for k in 0..whole {
+            let mut right = [load(&y[0][k]), load(&y[1][k]), load(&y[2][k])];
+            let mut left = [load(&x[0][k]), load(&x[1][k]), load(&x[2][k]), load(&x[3][k])];
+            for half in 0..2 {
+                if half == 1 {
+                    right = right.map(|values| _mm256_srli_epi64::<32>(values));
+                    left = left.map(|values| _mm256_srli_epi64::<32>(values));
+                }
+                for (sums, left) in sums.iter_mut().zip(left) {
+                    for (sum, right) in sums.iter_mut().zip(right) {
+                        *sum = _mm256_add_epi64(*sum, _mm256_mul_epi32(left, right));
+                    }
+                }
+            }
+        }
+        let mut out = scalar::products(a.map(|row| &row[whole * WIDE..len]), b.map(|row| &row[whole * WIDE..len]));
+        for (out, sums) in out.iter_mut().zip(sums) {
+            for (out, sum) in out.iter_mut().zip(sums) {
+                let mut lanes = [0; 4];
+                store_sums(&mut lanes, sum);
+                *out = lanes.into_iter().fold(*out, i64::wrapping_add);
+            }
+        }
+        out
     }
 }
 

@@ -6,6 +6,8 @@
 //!
 //! Overflow: |sum| <= (sum of weights) x (largest bound), checked once against 64 bits before anything is added.
 
+use std::ops::Range;
+
 use aivillage_base::partial::Partial;
 
 use super::layout::Layout;
@@ -87,20 +89,47 @@ impl Weighted {
             let mut at = from;
             for sums in sums.chunks_mut(block) {
                 for few in group.chunks(TOGETHER) {
-                    let mut factors = [0; TOGETHER];
-                    for ((row, factor), (buffer, place)) in few.iter().zip(buffers.iter_mut().zip(&mut factors)) {
-                        let values = &mut buffer[..sums.len()];
-                        read(rows, *row, start + at, values)?;
-                        check(*row, values, at, bounds)?;
-                        *place = *factor;
+                    for ((row, _), buffer) in few.iter().zip(&mut buffers) {
+                        read(rows, *row, start + at, &mut buffer[..sums.len()])?;
                     }
-                    simd::add(sums, buffers.each_ref().map(|b| &b[..sums.len()]), factors);
+                    add(few, &buffers, at, sums, bounds)?;
                 }
                 at += sums.len();
             }
         }
         Ok(())
     }
+}
+
+/// Adds what was read of a few updates at `at` of the positions that `bounds` covers, and checks it.
+fn add(
+    few: &[(usize, i32)],
+    buffers: &[Vec<i32>; TOGETHER],
+    at: usize,
+    sums: &mut [i64],
+    bounds: &[(usize, i32)],
+) -> Result<(), WorkError> {
+    // Of fewer than four the first stands in, times nothing.
+    let factors = std::array::from_fn(|k| few.get(k).map_or(0, |(_, factor)| *factor));
+    for (run, bound) in runs(bounds, at, sums.len()) {
+        let values = std::array::from_fn(|k| &buffers[if k < few.len() { k } else { 0 }][run.clone()]);
+        if !simd::add(&mut sums[run.clone()], values, factors, bound) {
+            few.iter()
+                .zip(buffers)
+                .try_for_each(|((row, _), buffer)| check(*row, &buffer[..sums.len()], at, bounds))?;
+        }
+    }
+    Ok(())
+}
+
+/// The runs of equal bound in `len` values at `at` of the positions that `bounds` covers, counted from `at`.
+fn runs(bounds: &[(usize, i32)], at: usize, len: usize) -> impl Iterator<Item = (Range<usize>, i32)> {
+    let mut from = 0;
+    bounds.iter().filter_map(move |(width, bound)| {
+        let (start, end) = (from.max(at), (from + width).min(at + len));
+        from += width;
+        (start < end).then(|| (start - at..end - at, *bound))
+    })
 }
 
 /// Reads values of an update; says which one if it cannot be read.
@@ -113,11 +142,8 @@ pub(super) fn read(rows: &dyn Rows, row: usize, start: usize, out: &mut [i32]) -
 
 /// Checks values at `at` of the positions that `bounds` covers.
 pub(super) fn check(row: usize, values: &[i32], at: usize, bounds: &[(usize, i32)]) -> Result<(), WorkError> {
-    let (mut from, end) = (0, at + values.len());
-    for (len, bound) in bounds {
-        let (start, stop) = (from.max(at), (from + len).min(end));
-        from += len;
-        if start < stop && !simd::within(&values[start - at..stop - at], *bound) {
+    for (run, bound) in runs(bounds, at, values.len()) {
+        if !simd::within(&values[run], bound) {
             let detail = format!("a value is beyond the bound {bound} of the round's grid");
             return Err(WorkError::Update { row, reason: "out_of_range", detail });
         }

@@ -1,9 +1,11 @@
 //! The coordinator's door on memory stores; the arithmetic is proved in [`exact`] against [`naive`].
 
 mod exact;
+mod faulty;
 mod naive;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use aivillage_base::arch::Recipe;
 use aivillage_base::bundle;
@@ -16,13 +18,13 @@ use aivillage_base::{Architecture, NodeName, Task};
 use aivillage_storage::{MemoryBlobs, MemoryRecords};
 use bytes::Bytes;
 
-use super::sum::BLOCK;
 use super::*;
 use crate::record::Counted;
 use crate::step::{Change, ComputeError, ComputePlan};
 use crate::store;
 use crate::strategy::fedavg::FedAvg;
 use crate::testing::{key, linear, name, spec};
+use faulty::FaultyBlobs;
 
 /// A closed round with its stores.
 struct Closed {
@@ -105,7 +107,7 @@ fn random_updates(parameters: usize, count: u64) -> Vec<(Vec<i32>, u32)> {
         .collect()
 }
 
-/// A model whose first tensors end inside the first block and whose weight crosses two block borders.
+/// A model whose first tensors end inside the first wave and whose weight crosses the borders of waves.
 fn large() -> Architecture {
     Recipe::Mlp { hidden: vec![1_500] }.build(&[100], Task::Classification { classes: 2 }).unwrap()
 }
@@ -113,7 +115,7 @@ fn large() -> Architecture {
 #[tokio::test]
 async fn the_model_equals_a_naive_mean_in_f64_across_blocks() {
     let parameters = large().parameters().unwrap();
-    assert!(parameters > 2 * BLOCK && !parameters.is_multiple_of(BLOCK));
+    assert!(parameters > 2 * WAVE && !parameters.is_multiple_of(WAVE));
     let closed = Closed::new(large(), random_updates(parameters, 3), false).await;
     assert_eq!(closed.run(&closed.plan).await.unwrap(), closed.naive());
     let small = Closed::new(linear(), random_updates(4, 5), true).await;
@@ -183,4 +185,72 @@ async fn a_missing_model_is_a_fault_of_the_store_not_of_a_member() {
     let closed = Closed::new(linear(), random_updates(4, 2), true).await;
     closed.blobs.delete(&closed.plan.model_in.digest).await.unwrap();
     assert!(matches!(closed.run(&closed.plan).await, Err(ComputeError::Store(_))));
+}
+
+#[tokio::test]
+async fn a_cohort_beyond_the_limit_of_open_files_is_summed_and_ranked() {
+    let closed = Closed::new(linear(), random_updates(4, 1_200), false).await;
+    let scarce = FaultyBlobs::new(closed.blobs.clone(), 300);
+    for name in ["fedavg", "median", "norm_clipping"] {
+        let plan = ComputePlan { strategy: naive::strategy(name, serde_json::json!({})), ..closed.plan.clone() };
+        let made = run(&plan, &closed.records, &scarce).await.unwrap();
+        assert_eq!(made, run(&plan, &closed.records, &closed.blobs).await.unwrap(), "{name}");
+        assert_eq!(scarce.open.load(Ordering::SeqCst), 0, "what was opened is closed");
+    }
+    assert!(scarce.opened.load(Ordering::SeqCst) > 1_200);
+}
+
+#[tokio::test]
+async fn stored_updates_are_hashed_unless_this_process_has_done_so() {
+    let closed = Closed::new(linear(), random_updates(4, 3), false).await;
+    let digest = closed.plan.accepted[1].1.payload.digest;
+    let rotten = FaultyBlobs { damaged: Some(digest), ..FaultyBlobs::new(closed.blobs.clone(), 300) };
+    let found = run(&closed.plan, &closed.records, &rotten).await;
+    assert!(matches!(&found, Err(ComputeError::BadUpdate { node, reason: "damaged", .. }) if *node == name("n1")));
+    let options = Options { trusted: closed.plan.blobs().collect(), ..Options::default() };
+    let made = run_with(&closed.plan, &closed.records, &rotten, &options).await.unwrap();
+    assert_ne!(made, run(&closed.plan, &closed.records, &closed.blobs).await.unwrap(), "it was read as it is");
+    let model = FaultyBlobs { damaged: Some(closed.plan.model_in.digest), ..rotten.clone() };
+    assert!(matches!(run(&closed.plan, &closed.records, &model).await, Err(ComputeError::Store(_))));
+}
+
+/// State comes from the last round's blobs, personal tensors stay as they are, small and large updates may be mixed.
+#[tokio::test]
+async fn state_goes_from_round_to_round_and_personal_tensors_stay() {
+    let closed = Closed::new(linear(), random_updates(4, 3), true).await;
+    let mut plan = ComputePlan { strategy: naive::strategy("fedavgm", serde_json::json!({})), ..closed.plan.clone() };
+    let tensor = plan.architecture.layout().unwrap()[0].clone();
+    assert_eq!(tensor.len(), 1, "the bias comes first");
+    let mut personal = ComputePlan { personal: vec![tensor.name], ..plan.clone() };
+    assert!(matches!(closed.run(&personal).await, Err(ComputeError::BadUpdate { reason: "damaged", .. })));
+    for (i, (_, counted)) in personal.accepted.iter_mut().enumerate() {
+        let bytes = Bytes::from(to_bytes(&closed.updates[i].0[1..]));
+        *counted = Counted { payload: put_blob(&closed.blobs, bytes).await.unwrap(), inline: false, ..counted.clone() };
+    }
+    let (whole, part) = (closed.run(&plan).await.unwrap(), closed.run(&personal).await.unwrap());
+    assert_eq!(part[..1], closed.model[..1]);
+    assert_eq!(part[1..], whole[1..]);
+
+    let first = run(&plan, &closed.records, &closed.blobs).await.unwrap();
+    assert_eq!(first.state.len(), 1);
+    (plan.model_in, plan.state_in) = (first.model, first.state);
+    let second = run(&plan, &closed.records, &closed.blobs).await.unwrap();
+    assert_ne!(plan.state_in, second.state);
+    plan.state_in[0].name = "another".to_owned();
+    assert!(matches!(closed.run(&plan).await, Err(ComputeError::Unusable(_))));
+}
+
+#[tokio::test]
+async fn small_updates_are_read_in_parts_where_they_are_many() {
+    let closed = Closed::new(large(), random_updates(large().parameters().unwrap(), 3), true).await;
+    let expected = closed.run(&closed.plan).await.unwrap();
+    assert_eq!(expected, closed.naive());
+    let bytes = closed.plan.accepted[0].1.payload.bytes;
+    let options = Options { inline_bytes_max: usize::try_from(3 * bytes).unwrap() - 1, ..Options::default() };
+    for name in ["fedavg", "median", "krum"] {
+        let settings = if name == "krum" { serde_json::json!({"byzantine": 0}) } else { serde_json::json!({}) };
+        let plan = ComputePlan { strategy: naive::strategy(name, settings), ..closed.plan.clone() };
+        let made = run_with(&plan, &closed.records, &closed.blobs, &options).await.unwrap();
+        assert_eq!(made, run(&plan, &closed.records, &closed.blobs).await.unwrap(), "{name}");
+    }
 }

@@ -1,22 +1,34 @@
 //! Each kernel against its scalar twin and against what it should be, on random input.
 
+use aivillage_base::rng::SeededRng;
 use proptest::prelude::*;
 
 use super::*;
 
-fn row(len: usize) -> impl Strategy<Value = Vec<i32>> {
-    prop::collection::vec(prop_oneof![-(1 << 23)..1 << 23, Just(0), -3..3], len)
-}
-
+/// Equally long rows of integers of 24 bits and small ones.
 fn rows(count: usize, lengths: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Vec<i32>>> {
-    lengths.prop_flat_map(move |len| prop::collection::vec(row(len), count))
+    (lengths, any::<u64>()).prop_map(move |(len, seed)| {
+        let mut rng = SeededRng::new("kernel rows", seed, &[]);
+        let mut value = move || {
+            let width = if rng.below(4) == 0 { 3 } else { 1 << 23 };
+            i32::try_from(rng.below(2 * width)).unwrap() - i32::try_from(width).unwrap()
+        };
+        (0..count).map(|_| (0..len).map(|_| value()).collect()).collect()
+    })
 }
 
-/// Rows of 64 lanes, with many equal values.
+/// Rows of 64 lanes, with many equal values and the ends of the range.
 fn tile(counts: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Vec<[i32; LANES]>> {
-    let value = prop_oneof![any::<i32>(), -2..2, Just(i32::MAX), Just(i32::MIN)];
-    let lanes = prop::collection::vec(value, LANES).prop_map(|v| <[i32; LANES]>::try_from(v).unwrap());
-    prop::collection::vec(lanes, counts)
+    (counts, any::<u64>()).prop_map(|(count, seed)| {
+        let mut rng = SeededRng::new("kernel tile", seed, &[]);
+        let mut value = move || {
+            let bits = rng.next_u64();
+            let any =
+                i32::from_le_bytes([(bits >> 8) as u8, (bits >> 16) as u8, (bits >> 24) as u8, (bits >> 32) as u8]);
+            [any, any % 3, i32::MAX, i32::MIN][[0, 0, 0, 1, 1, 1, 2, 3][(bits & 7) as usize]]
+        };
+        (0..count).map(|_| std::array::from_fn(|_| value())).collect()
+    })
 }
 
 fn column(tile: &[[i32; LANES]], lane: usize) -> Vec<i64> {
@@ -31,13 +43,16 @@ proptest! {
         let slices: [&[i32]; 4] = std::array::from_fn(|k| &rows[k][..]);
         let mut wide = vec![before; rows[0].len()];
         let mut plain = wide.clone();
-        add(&mut wide, slices, factors);
-        scalar::add(&mut plain, slices, factors);
+        let largest = rows.iter().flatten().map(|v| v.abs()).max().unwrap_or(0);
+        prop_assert!(add(&mut wide, slices, factors, largest));
+        prop_assert!(scalar::add(&mut plain, slices, factors, largest));
         prop_assert_eq!(&wide, &plain);
         for (i, sum) in wide.iter().enumerate() {
             let want: i64 = (0..4).map(|k| i64::from(rows[k][i]) * i64::from(factors[k])).sum();
             prop_assert_eq!(*sum, before + want);
         }
+        prop_assert!(largest == 0 || !add(&mut wide, slices, factors, largest - 1));
+        prop_assert!(largest == 0 || !scalar::add(&mut plain, slices, factors, largest - 1));
     }
 
     #[test]
