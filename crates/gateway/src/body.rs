@@ -14,6 +14,7 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -28,6 +29,9 @@ pub(crate) const DEPTH_MAX: usize = 32;
 
 /// Longest time a JSON body may take to arrive: a few MB over a slow mobile line.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest pause within a JSON body: as long as a head may take, which is what a client that has given up looks like.
+const BODY_SILENCE: Duration = Duration::from_secs(10);
 
 /// Bodies of the largest size that may be in memory together: enough for a burst, far below what a small machine has.
 /// A parsed body takes up to sixteen times its text, for as long as its request lasts.
@@ -89,9 +93,18 @@ impl Bodies {
     }
 
     async fn collect(&self, mut body: Body) -> Result<(Bytes, Share), Problem> {
+        // What is declared too long is refused before it is sent.
+        if body.size_hint().lower() > self.limit as u64 {
+            return Err(too_large(self.limit as u64));
+        }
         let mut out = BytesMut::new();
         let mut share = Share::default();
-        while let Some(frame) = body.frame().await {
+        loop {
+            let frame = tokio::time::timeout(BODY_SILENCE, body.frame()).await.map_err(|_| {
+                let silence = BODY_SILENCE.as_secs();
+                Problem::timeout(format!("nothing of the body arrived for {silence} s: send it again"))
+            })?;
+            let Some(frame) = frame else { break };
             let frame =
                 frame.map_err(|e| Problem::new(ErrorKind::Invalid, format!("the body could not be read: {e}")))?;
             let Ok(data) = frame.into_data() else { continue };
@@ -320,6 +333,8 @@ fn pointer_of(path: &serde_path_to_error::Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt as _;
+
     use super::*;
 
     #[derive(Debug)]
@@ -361,6 +376,25 @@ mod tests {
         held.pop();
         read().await.unwrap();
         assert_eq!(bodies.read(Body::from(vec![b'x'; UNIT + 1])).await.unwrap_err().status(), 413);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_pauses_is_refused_long_before_its_whole_time_is_over() {
+        let bodies = Bodies::new(UNIT);
+        let begun = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
+        let body = Body::from_stream(begun.chain(futures_util::stream::pending()));
+        let started = tokio::time::Instant::now();
+        assert_eq!(bodies.read(body).await.unwrap_err().status(), 408);
+        assert_eq!(started.elapsed(), BODY_SILENCE);
+        // One that never pauses for long has its whole time, and no more.
+        let drip = futures_util::stream::unfold((), |()| async {
+            tokio::time::sleep(BODY_SILENCE / 2).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b" ")), ()))
+        });
+        let started = tokio::time::Instant::now();
+        assert_eq!(bodies.read(Body::from_stream(drip)).await.unwrap_err().status(), 408);
+        assert_eq!(started.elapsed(), BODY_TIMEOUT);
+        assert_eq!(bodies.units.available_permits(), AT_ONCE, "what they held is given back");
     }
 
     #[test]

@@ -31,7 +31,12 @@ fn is_ours(host: &str, config: &GatewayConfig) -> bool {
 }
 
 fn check(request: &Request, config: &GatewayConfig) -> Result<(), Problem> {
-    let header = request.headers().get(HOST).and_then(|v| v.to_str().ok());
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let header = hosts.next().and_then(|v| v.to_str().ok());
+    if hosts.next().is_some() {
+        // RFC 9112, section 3.2: whoever stands between may have believed the other one.
+        return Err(Problem::new(ErrorKind::Invalid, "the request has more than one Host header"));
+    }
     // HTTP/2 carries the host as :authority, which hyper puts into the URI.
     let authority = request.uri().authority().map(http::uri::Authority::as_str).or(header);
     let Some(authority) = authority else {
@@ -105,6 +110,13 @@ mod tests {
         {
             assert_ne!(check(host, None), 200, "{host}");
         }
+    }
+
+    #[test]
+    fn two_hosts_are_none() {
+        let request = http::Request::builder().uri("/").header(HOST, "localhost").header(HOST, "evil.example");
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        assert_eq!(super::check(&request, &GatewayConfig::default()).unwrap_err().status(), 400);
     }
 
     #[test]

@@ -17,10 +17,11 @@ fn hasty() -> GatewayConfig {
 
 /// Sends `bytes` and waits, bounded, for the server to hang up; returns what it said.
 async fn until_cut(village: &Village, bytes: &[u8]) -> String {
-    let mut stream = TcpStream::connect(village.address).await.unwrap();
-    stream.write_all(bytes).await.unwrap();
+    let (mut reader, mut writer) = TcpStream::connect(village.address).await.unwrap().into_split();
     let mut said = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await.expect("the server hangs up").unwrap();
+    // A server that has refused need not take the rest, and closing over unread bytes resets the connection.
+    let exchange = async { tokio::join!(writer.write_all(bytes), reader.read_to_end(&mut said)) };
+    let _ = tokio::time::timeout(PATIENCE, exchange).await.expect("the server hangs up");
     String::from_utf8_lossy(&said).into_owned()
 }
 
@@ -53,6 +54,51 @@ async fn endless_headers_are_refused() {
     let head = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n", "a".repeat(20_000));
     let said = until_cut(&village, head.as_bytes()).await;
     assert!(said.starts_with("HTTP/1.1 431"), "{said}");
+}
+
+#[tokio::test]
+async fn malformed_requests_get_a_clear_answer_or_none_and_the_gateway_goes_on() {
+    let village = Village::start().await;
+    let post = "POST /v1/federated/training/create HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+    let get = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n";
+    let close = "Connection: close\r\n\r\n";
+    for (request, answer) in [
+        ("NONSENSE\r\n\r\n".to_owned(), "HTTP/1.1 400"),
+        ("GET /healthz\r\n".to_owned(), "HTTP/1.1 400"),
+        ("GET /healthz HTTP/9.9\r\nHost: localhost\r\n\r\n".to_owned(), "HTTP/1.1 400"),
+        ("GET /healthz and more HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), "HTTP/1.1 400"),
+        ("GET /health\0z HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), "HTTP/1.1 400"),
+        ("\0".repeat(4096), "HTTP/1.1 400"),
+        ("\r\n".repeat(20_000), "HTTP/1.1 431"),
+        (format!("{get}X: a\0b\r\n\r\n"), "HTTP/1.1 400"),
+        (format!("{get}no colon\r\n\r\n"), "HTTP/1.1 400"),
+        (format!("{get}X : a\r\n\r\n"), "HTTP/1.1 400"),
+        (format!("{get}{}\r\n", "a: 1\r\n".repeat(5_000)), "HTTP/1.1 431"),
+        (format!("{get}Host: evil.example\r\n{close}"), "HTTP/1.1 400"),
+        (format!("GET /healthz HTTP/1.1\r\n{close}"), "HTTP/1.1 400"),
+        (format!("{post}Content-Length: 2\r\n\r\n{{}}more than was declared\r\n\r\n"), "HTTP/1.1 400"),
+        (format!("{post}Content-Length: -5\r\n\r\n{{}}"), "HTTP/1.1 400"),
+        (format!("{post}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}"), "HTTP/1.1 400"),
+        (format!("{post}Content-Length: 1099511627776\r\n\r\n{{}}"), "HTTP/1.1 413"),
+        (
+            format!("{post}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"),
+            "HTTP/1.1 400",
+        ),
+        (format!("{post}Transfer-Encoding: chunked\r\n\r\nZZ\r\n{{}}\r\n0\r\n\r\n"), "HTTP/1.1 400"),
+        (format!("{post}Transfer-Encoding: chunked\r\n\r\n{}\r\n", "f".repeat(18)), "HTTP/1.1 400"),
+        (format!("{post}Transfer-Encoding: chunked\r\n\r\n2;{}", "x".repeat(60_000)), "HTTP/1.1 400"),
+        (format!("{post}Transfer-Encoding: gzip\r\n\r\n{{}}"), "HTTP/1.1 400"),
+        ("GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n".to_owned(), "HTTP/1.0 200"),
+        (format!("{}{get}{close}", format!("{get}\r\n").repeat(50)), "HTTP/1.1 200"),
+    ] {
+        let said = until_cut(&village, request.as_bytes()).await;
+        let begin: String = request.chars().take(200).collect();
+        assert!(said.starts_with(answer), "{begin:?}: {said}");
+    }
+    // All 51 of the pipelined requests are answered, in order, and then the connection closes.
+    let said = until_cut(&village, format!("{}{get}{close}", format!("{get}\r\n").repeat(50)).as_bytes()).await;
+    assert_eq!(said.matches("HTTP/1.1 200 OK").count(), 51);
+    village.get("/healthz").send().await.ok();
 }
 
 #[tokio::test]
