@@ -77,3 +77,15 @@ pub(crate) fn product<F: Float>(a: Matrix<'_, F>, b: Matrix<'_, F>, beta: F, c: 
         .expect("invariant: the slice has rows * columns values");
     general_mat_mul(F::one(), &a.view, &b.view, beta, &mut c);
 }
+
+/// Sum of squares; eight sums side by side in the type of the values, so that the compiler uses wide registers.
+pub(crate) fn squares<F: Float>(values: &[F]) -> f64 {
+    let (chunks, rest) = values.as_chunks::<8>();
+    let mut sums = [F::zero(); 8];
+    for chunk in chunks {
+        for (sum, v) in sums.iter_mut().zip(chunk) {
+            *sum += *v * *v;
+        }
+    }
+    sums.iter().map(|s| s.to_f64()).sum::<f64>() + rest.iter().map(|v| v.to_f64().powi(2)).sum::<f64>()
+}

@@ -37,7 +37,7 @@ mod predict;
 mod pull;
 mod sgd;
 
-pub use bench::{TrainSpeed, bench_recipes, bench_train};
+pub use bench::{TrainBench, TrainSpeed, bench_recipes, bench_train};
 pub use eval::{Evaluation, evaluate};
 pub use initial::initial_values;
 pub use node::{Engine, NodeTrainer};

@@ -3,6 +3,8 @@
 //! Promises: a row's output depends on that row and the values only, to the bit, however many rows share its block; the
 //! same block gives the same gradients, to the bit. Must not know: optimisers, data sets, files.
 
+mod clip;
+
 use aivillage_base::arch::{ArchError, Architecture, LayerSpec, Task};
 
 use crate::float::Float;
@@ -23,6 +25,17 @@ enum Operation {
 }
 
 impl Operation {
+    /// Overwrites the gradient of the input, if somebody needs it, of an operation without tensors.
+    fn pass_back<F: Float>(self, dy: &[F], chosen: &[u32], rows: usize, dx: Option<&mut [F]>) {
+        let Some(dx) = dx else { return };
+        match self {
+            Self::MaxPool2d(layer) => layer.backward(dy, chosen, rows, dx),
+            Self::Transpose(layer) => layer.backward(dy, rows, dx),
+            // A copy is only ever the first stage: nobody needs the gradient of the data.
+            Self::Dense(_) | Self::Conv2d(_) | Self::Copy => {}
+        }
+    }
+
     fn parameters(self) -> usize {
         match self {
             Self::Dense(layer) => layer.parameters(),
@@ -67,6 +80,8 @@ pub(crate) struct Workspace<F> {
     gradients: Vec<Vec<F>>,
     chosen: Vec<Vec<u32>>,
     scratch: Scratch<F>,
+    /// Each row's own gradient of the convolutions; empty until a clipped backward pass.
+    samples: Vec<Vec<F>>,
 }
 
 impl<F> Workspace<F> {
@@ -128,6 +143,7 @@ impl Network {
             gradients: Vec::new(),
             chosen: self.stages.iter().map(chosen).collect(),
             scratch,
+            samples: Vec::new(),
         }
     }
 
@@ -162,6 +178,21 @@ impl Network {
         work.outputs.last().map_or(&[], |out| &out[..rows * width])
     }
 
+    /// Lets `loss` write the gradient of the outputs (given outputs, gradient).
+    fn outputs_gradient<F: Float, R>(
+        &self,
+        rows: usize,
+        work: &mut Workspace<F>,
+        loss: impl FnOnce(&[F], &mut [F]) -> R,
+    ) -> R {
+        if work.gradients.is_empty() {
+            work.gradients = self.stages.iter().map(|s| vec![F::zero(); work.rows * s.output]).collect();
+        }
+        let last = self.stages.len() - 1;
+        let size = rows * self.task.outputs();
+        loss(&work.outputs[last][..size], &mut work.gradients[last][..size])
+    }
+
     /// After [`Self::forward`] of the same block: lets `loss` write the gradient of the outputs (given outputs, gradient),
     /// goes back through the stages and overwrites `gradient`, in layout order.
     pub(crate) fn backward<F: Float, R>(
@@ -173,12 +204,7 @@ impl Network {
         gradient: &mut [F],
         loss: impl FnOnce(&[F], &mut [F]) -> R,
     ) -> R {
-        if work.gradients.is_empty() {
-            work.gradients = self.stages.iter().map(|s| vec![F::zero(); work.rows * s.output]).collect();
-        }
-        let last = self.stages.len() - 1;
-        let size = rows * self.task.outputs();
-        let result = loss(&work.outputs[last][..size], &mut work.gradients[last][..size]);
+        let result = self.outputs_gradient(rows, work, loss);
         for (i, stage) in self.stages.iter().enumerate().rev() {
             let (before, rest) = work.gradients.split_at_mut(i);
             let dy = &mut rest[0][..rows * stage.output];
@@ -190,22 +216,18 @@ impl Network {
             let tensors = stage.tensors(values);
             let slot = &mut gradient[stage.offset..stage.offset + stage.operation.parameters()];
             match stage.operation {
-                Operation::Dense(layer) => layer.backward(tensors, input, rows, dy, slot, dx),
+                Operation::Dense(layer) => {
+                    layer.gradient(input, rows, dy, slot);
+                    if let Some(dx) = dx {
+                        layer.input_gradient(tensors, rows, dy, dx);
+                    }
+                }
                 Operation::Conv2d(layer) => {
                     layer.backward(tensors, input, rows, dy, &mut work.scratch, slot, dx);
                 }
-                Operation::MaxPool2d(layer) => {
-                    if let Some(dx) = dx {
-                        layer.backward(dy, &work.chosen[i], rows, dx);
-                    }
+                Operation::MaxPool2d(_) | Operation::Transpose(_) | Operation::Copy => {
+                    stage.operation.pass_back(dy, &work.chosen[i], rows, dx);
                 }
-                Operation::Transpose(layer) => {
-                    if let Some(dx) = dx {
-                        layer.backward(dy, rows, dx);
-                    }
-                }
-                // Only ever the first stage: nobody needs the gradient of the data.
-                Operation::Copy => {}
             }
         }
         result

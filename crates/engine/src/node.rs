@@ -112,7 +112,7 @@ impl Trainer for NodeTrainer {
             round: invitation.key.round,
             node,
         };
-        let extras = Extras { terms, personal_lambda, initial_loss: invitation.initial_loss };
+        let extras = Extras { terms, personal_lambda, initial_loss: invitation.initial_loss, clip: None };
         local_with(job, values, &extras, data, self.clock.as_ref())
     }
 }

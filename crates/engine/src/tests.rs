@@ -95,6 +95,57 @@ fn gradients_of_convolutions_and_pools_match_differences() {
     check_gradient(&[2, 3, 4], vec![LayerSpec::Flatten, dense(3)], CLASSES);
 }
 
+/// Compares the clipped gradient with that of single rows, each scaled by hand, in f64.
+fn check_clipping(input: &[usize], layers: Vec<LayerSpec>) {
+    const ROWS: usize = 5;
+    let network = Network::new(&Architecture { input: input.to_vec(), layers, task: CLASSES }).unwrap();
+    let (values, x) = (numbers(network.parameters(), 1), numbers(ROWS * network.input(), 2));
+    let labels = [0, 2, 1, 2, 0];
+    let mut single = network.workspace(1);
+    let rows: Vec<Vec<f64>> = (0..ROWS)
+        .map(|row| {
+            let x = &x[row * network.input()..(row + 1) * network.input()];
+            let mut gradient = vec![f64::NAN; network.parameters()];
+            network.forward(&values, x, 1, &mut single);
+            network.backward(&values, x, 1, &mut single, &mut gradient, |y, g| {
+                differentiate(y, Wanted::Labels(&labels[row..=row]), g)
+            });
+            gradient
+        })
+        .collect();
+    let mut norms: Vec<f64> = rows.iter().map(|row| row.iter().map(|g| g * g).sum::<f64>().sqrt()).collect();
+    let mut sorted = norms.clone();
+    sorted.sort_by(f64::total_cmp);
+    for bound in [sorted[0] / 2.0, sorted[2], sorted[4] * 2.0] {
+        let mut want = vec![0.0; network.parameters()];
+        for (row, norm) in rows.iter().zip(&mut norms) {
+            for (sum, g) in want.iter_mut().zip(row) {
+                *sum += g * f64::min(1.0, bound / *norm) / 5.0;
+            }
+        }
+        // Twice in one workspace: nothing of the first pass may be left in the second.
+        let (mut work, mut gradient) = (network.workspace(ROWS + 1), vec![f64::NAN; network.parameters()]);
+        for _ in 0..2 {
+            network.forward(&values, &x, ROWS, &mut work);
+            network.backward_clipped(&values, &x, ROWS, &mut work, &mut gradient, bound, |y, g| {
+                differentiate(y, Wanted::Labels(&labels), g)
+            });
+            for (i, (got, want)) in gradient.iter().zip(&want).enumerate() {
+                assert!((got - want).abs() < 1e-12, "bound {bound} value {i}: {got} {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn clipped_gradients_are_those_of_single_rows_scaled_by_hand() {
+    check_clipping(&[5], vec![dense(3)]);
+    check_clipping(&[5], vec![dense(7), LayerSpec::Relu, dense(4), LayerSpec::Relu, dense(3)]);
+    check_clipping(&[2, 4, 5], vec![conv(3, 3), LayerSpec::Flatten, dense(3)]);
+    let layers = vec![conv(3, 5), LayerSpec::Relu, pool(2), conv(2, 3), LayerSpec::Relu, LayerSpec::Flatten, dense(3)];
+    check_clipping(&[2, 7, 6], layers);
+}
+
 /// Runs an image through `layer` and sums the output with distinct weights, so that no two places can be confused.
 fn spread(input: [usize; 3], layer: LayerSpec, tensors: &[f64], image: &[f64], outputs: usize) -> f64 {
     let arch = Architecture {

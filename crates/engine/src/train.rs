@@ -42,6 +42,9 @@ pub struct Extras<'a> {
     pub personal_lambda: Option<f64>,
     /// Measure the mean loss of the received model?
     pub initial_loss: bool,
+    /// Scale each row's gradient to a norm of at most this, above 0, before a batch's are averaged; None = as they are. No job
+    /// asks for it yet: it is half of differential privacy, and nothing without noise.
+    pub clip: Option<f64>,
 }
 
 /// Trains from `received` (layout order) on `data`, as the recipe says.
@@ -84,8 +87,9 @@ pub fn local_with(
     // Both terms are drawn to the received model: only then is a copy of it needed.
     let anchor = if mu != 0.0 || lambda.is_some() { received.clone() } else { Vec::new() };
     let pull = Pull { anchor: &anchor, strength: mu, correction: extras.terms.correction };
-    let (values, loss, steps) =
-        Run::new(&network, job, "batch order", received, data).train(job.training, pull, data)?;
+    let mut run = Run::new(&network, job, "batch order", received, data);
+    run.clip = extras.clip;
+    let (values, loss, steps) = run.train(job.training, pull, data)?;
     let metrics = LocalMetrics { loss, accuracy, train_ms: clock.now().monotonic_ms.saturating_sub(started) };
     let personal = match lambda {
         Some(lambda) => Some(personal(&network, job, extras.terms.personal, (&anchor, lambda), data, clock)?),
@@ -141,6 +145,9 @@ fn check_extras(extras: &Extras<'_>, parameters: usize) -> Result<(), TrainError
     if extras.personal_lambda.is_some_and(|lambda| !lambda.is_finite() || lambda <= 0.0) {
         return Err(TrainError::Model("the pull of a personal model (lambda) must be above 0".into()));
     }
+    if extras.clip.is_some_and(|bound| !bound.is_finite() || bound <= 0.0) {
+        return Err(TrainError::Model("the bound of a row's gradient must be above 0".into()));
+    }
     Ok(())
 }
 
@@ -166,6 +173,7 @@ struct Run<'a> {
     order: Vec<usize>,
     batch_rows: usize,
     rng: SeededRng,
+    clip: Option<f64>,
 }
 
 impl<'a> Run<'a> {
@@ -182,6 +190,7 @@ impl<'a> Run<'a> {
             order: (0..data.rows()).collect(),
             batch_rows,
             rng: SeededRng::new(purpose, job.seed, &[&job.round.to_le_bytes(), job.node.as_bytes()]),
+            clip: None,
         }
     }
 
@@ -217,13 +226,15 @@ impl<'a> Run<'a> {
                 &mut self.work,
                 &mut self.optimiser,
                 pull,
+                self.clip,
             );
         }
         loss
     }
 }
 
-/// One optimiser step on one batch; returns the sum of its rows' losses before the step.
+/// One optimiser step on one batch, whose rows' gradients are clipped to a norm of `clip`; returns the sum of its rows' losses before the step.
+#[expect(clippy::too_many_arguments, reason = "all that a step reads and writes; its buffers outlive it")]
 pub(crate) fn step(
     network: &Network,
     values: &mut [f32],
@@ -232,10 +243,15 @@ pub(crate) fn step(
     work: &mut Workspace<f32>,
     optimiser: &mut Sgd,
     pull: Pull<'_>,
+    clip: Option<f64>,
 ) -> f64 {
     network.forward(values, batch.x(), batch.rows(), work);
     let loss = |outputs: &[f32], gradient: &mut [f32]| differentiate(outputs, batch.wanted(), gradient).loss;
-    let loss = network.backward(values, batch.x(), batch.rows(), work, gradient, loss);
+    let (x, rows) = (batch.x(), batch.rows());
+    let loss = match clip {
+        None => network.backward(values, x, rows, work, gradient, loss),
+        Some(bound) => network.backward_clipped(values, x, rows, work, gradient, bound, loss),
+    };
     pull.add(values, gradient);
     optimiser.step(values, gradient);
     loss

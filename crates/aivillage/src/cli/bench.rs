@@ -3,6 +3,7 @@
 //! Promise: the measured case is what the help says, and one JSON document holds every figure. What others reach in the
 //! same run is `bench/`'s business.
 
+mod aggregate;
 mod robust;
 mod round;
 mod train;
@@ -16,6 +17,8 @@ use crate::exit::CliError;
 /// Measure this version on this machine
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
+    /// From stored updates to the new model, beside the bandwidth of reading the same files
+    Aggregate(aggregate::AggregateArgs),
     /// Rounds of real processes that send updates without training
     Round(round::RoundArgs),
     /// Accuracy of each strategy when some nodes are not honest, on real data
@@ -26,6 +29,7 @@ pub enum BenchCommand {
 
 pub(super) async fn run(command: BenchCommand) -> Result<(), CliError> {
     match command {
+        BenchCommand::Aggregate(args) => aggregate::run(&args).await,
         BenchCommand::Round(args) => round::run(&args).await,
         BenchCommand::Robust(args) => robust::run(&args),
         BenchCommand::Train(args) => train::run(&args),
@@ -47,8 +51,14 @@ fn rounded(value: f64) -> f64 {
 
 /// Resident memory of a process in kB.
 fn resident(pid: u32) -> Option<u64> {
+    memory_kb(pid, "VmRSS")
+}
+
+/// Resident memory of a process in kB: `VmRSS` now, `VmHWM` at its peak.
+fn memory_kb(pid: u32, which: &str) -> Option<u64> {
     let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).ok()?;
-    status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()
+    let line = status.lines().find_map(|l| l.strip_prefix(which)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
     reason = "real processes run in real time, in an environment that is cleaned here"
 )]
 
+mod bench;
 mod commands;
 mod crash;
 mod demo;

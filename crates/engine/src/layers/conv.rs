@@ -8,7 +8,7 @@
 //! The model's weight is `[filters, channels, kernel, kernel]`; it is reordered once a block. Sums over images are taken in
 //! row order.
 
-use crate::float::Float;
+use crate::float::{Float, squares};
 use crate::kernel::{LANES, Left, Product, Spike, Window};
 
 /// A convolution's shape.
@@ -30,7 +30,7 @@ pub(crate) struct Scratch<F> {
     scattered: Vec<F>,
     /// The weight: for forward `[kernel^2 * channels, filters]`, for backward a window a filter.
     weight: Vec<F>,
-    /// Its gradient, a window a filter.
+    /// The gradient of bias and weight in our order, see [`Conv2d::own`].
     gradient: Vec<F>,
     /// Non-zero numbers of an image's gradient, filter by filter, and how many each filter has.
     spikes: Vec<Spike<F>>,
@@ -49,15 +49,6 @@ impl<F: Float> Scratch<F> {
             spikes: Vec::new(),
             counts: Vec::new(),
         }
-    }
-
-    fn prepare_backward(&mut self, layer: Conv2d) {
-        let grow = |buffer: &mut Vec<F>, size: usize| buffer.resize(size.max(buffer.len()), F::zero());
-        grow(&mut self.scattered, self.padded.len());
-        grow(&mut self.gradient, self.weight.len());
-        let none = Spike { at: 0, value: F::zero() };
-        self.spikes.resize((layer.filters * layer.positions()).max(self.spikes.len()), none);
-        self.counts.resize(layer.filters.max(self.counts.len()), 0);
     }
 }
 
@@ -130,34 +121,97 @@ impl Conv2d {
         gradient: &mut [F],
         mut dx: Option<&mut [F]>,
     ) {
-        work.prepare_backward(self);
-        let (window, line) = (self.window(), self.window().chunks * LANES);
-        let place = |filter: usize, i: usize, within: usize| filter * window.len() + i * line + within;
-        if dx.is_some() {
+        let mut own = std::mem::take(&mut work.gradient);
+        own.resize(self.own().max(own.len()), F::zero());
+        own.fill(F::zero());
+        self.prepare_backward(values, work, dx.is_some());
+        let input = self.channels * self.positions();
+        let images = x.chunks_exact(input).zip(dy.chunks_exact(self.filters * self.positions()));
+        for (row, (x, dy)) in images.take(rows).enumerate() {
+            self.image(x, dy, work, &mut own, dx.as_deref_mut().map(|dx| &mut dx[row * input..(row + 1) * input]));
+        }
+        self.to_model(&own, gradient);
+        work.gradient = own;
+    }
+
+    /// As [`Self::backward`], but each row's gradient goes into its part of `samples`, [`Self::own`] numbers, and its squared
+    /// norm is added to `norms`; the gradient of the tensors is then [`Self::combine`]'s.
+    #[expect(clippy::too_many_arguments, reason = "three inputs, three outputs and a scratch are what a layer has")]
+    pub(crate) fn backward_samples<F: Float>(
+        self,
+        values: &[F],
+        x: &[F],
+        dy: &[F],
+        work: &mut Scratch<F>,
+        samples: &mut [F],
+        norms: &mut [f64],
+        mut dx: Option<&mut [F]>,
+    ) {
+        samples[..norms.len() * self.own()].fill(F::zero());
+        self.prepare_backward(values, work, dx.is_some());
+        let (input, reach) = (self.channels * self.positions(), self.kernel * self.channels);
+        let images = x.chunks_exact(input).zip(dy.chunks_exact(self.filters * self.positions()));
+        let rows = images.zip(samples.chunks_exact_mut(self.own())).zip(norms);
+        for (row, (((x, dy), own), norm)) in rows.enumerate() {
+            self.image(x, dy, work, own, dx.as_deref_mut().map(|dx| &mut dx[row * input..(row + 1) * input]));
+            let (bias, windows) = own.split_at(self.filters);
+            let lines = windows.chunks_exact(self.window().chunks * LANES);
+            *norm += squares(bias) + lines.map(|line| squares(&line[..reach])).sum::<f64>();
+        }
+    }
+
+    /// The sum of all rows' gradients, each times its factor: overwrites `gradient` of the tensors.
+    pub(crate) fn combine<F: Float>(self, samples: &[F], factors: &[F], work: &mut Scratch<F>, gradient: &mut [F]) {
+        work.gradient.resize(self.own().max(work.gradient.len()), F::zero());
+        let total = &mut work.gradient[..self.own()];
+        total.fill(F::zero());
+        for (own, factor) in samples.chunks_exact(self.own()).zip(factors) {
+            for (sum, g) in total.iter_mut().zip(own) {
+                *sum += *factor * *g;
+            }
+        }
+        self.to_model(total, gradient);
+    }
+
+    /// Numbers of a gradient in our order: the bias, then a window a filter.
+    pub(crate) fn own(self) -> usize {
+        self.filters * (1 + self.window().len())
+    }
+
+    fn to_model<F: Float>(self, own: &[F], gradient: &mut [F]) {
+        let (bias, weight) = gradient.split_at_mut(self.filters);
+        let (own_bias, own_weight) = own.split_at(self.filters);
+        bias.copy_from_slice(own_bias);
+        self.places(|filter, i, within, models| weight[models] = own_weight[self.place(filter, i, within)]);
+    }
+
+    /// Where a number of a filter is among the windows.
+    fn place(self, filter: usize, line: usize, within: usize) -> usize {
+        filter * self.window().len() + line * self.window().chunks * LANES + within
+    }
+
+    fn prepare_backward<F: Float>(self, values: &[F], work: &mut Scratch<F>, input: bool) {
+        work.scattered.resize(work.padded.len(), F::zero());
+        let none = Spike { at: 0, value: F::zero() };
+        work.spikes.resize((self.filters * self.positions()).max(work.spikes.len()), none);
+        work.counts.resize(self.filters.max(work.counts.len()), 0);
+        if input {
             // What a window reads beyond the kernel meets zeros.
             work.weight.fill(F::zero());
             self.places(|filter, i, within, models| {
-                work.weight[place(filter, i, within)] = values[self.filters + models];
+                work.weight[self.place(filter, i, within)] = values[self.filters + models];
             });
         }
-        work.gradient.fill(F::zero());
-        let (bias, weight) = gradient.split_at_mut(self.filters);
-        bias.fill(F::zero());
-        let (input, output) = (self.channels * self.positions(), self.filters * self.positions());
-        for (row, (x, dy)) in x.chunks_exact(input).zip(dy.chunks_exact(output)).take(rows).enumerate() {
-            self.list(dy, bias, work);
-            self.pad(x, &mut work.padded);
-            let dx = dx.as_deref_mut().map(|dx| &mut dx[row * input..(row + 1) * input]);
-            self.image(work, dx);
-        }
-        self.places(|filter, i, within, models| weight[models] = work.gradient[place(filter, i, within)]);
     }
 
-    /// Both halves of the gradient of one image, whose non-zero numbers are listed.
-    fn image<F: Float>(self, work: &mut Scratch<F>, dx: Option<&mut [F]>) {
+    /// Adds the gradient of one image to `own`; overwrites that of its input, if somebody needs it.
+    fn image<F: Float>(self, x: &[F], dy: &[F], work: &mut Scratch<F>, own: &mut [F], dx: Option<&mut [F]>) {
         let (window, len) = (self.window(), self.window().len());
+        let (bias, gradient) = own.split_at_mut(self.filters);
+        self.list(dy, bias, work);
+        self.pad(x, &mut work.padded);
         let filters = work.spikes.chunks_exact(self.positions()).zip(&work.counts).map(|(list, n)| &list[..*n]);
-        for (spikes, gradient) in filters.clone().zip(work.gradient.chunks_exact_mut(len)).take(self.filters) {
+        for (spikes, gradient) in filters.clone().zip(gradient.chunks_exact_mut(len)).take(self.filters) {
             F::gather(spikes, &work.padded, window, gradient);
         }
         let Some(dx) = dx else { return };

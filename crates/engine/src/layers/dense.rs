@@ -1,6 +1,6 @@
 //! Fully connected: `y = x W + b`, x `[rows, inputs]`, W `[inputs, units]`, b `[units]`.
 
-use crate::float::{Float, Matrix, product};
+use crate::float::{Float, Matrix, product, squares};
 use crate::kernel::{Left, Product};
 
 /// A dense layer's shape.
@@ -33,16 +33,8 @@ impl Dense {
         F::product(&product, y);
     }
 
-    /// From the gradient `dy` of the output: overwrites `gradient` of the tensors, and `dx` if somebody needs it.
-    pub(crate) fn backward<F: Float>(
-        self,
-        values: &[F],
-        x: &[F],
-        rows: usize,
-        dy: &[F],
-        gradient: &mut [F],
-        dx: Option<&mut [F]>,
-    ) {
+    /// From the gradient `dy` of the output: overwrites `gradient` of the tensors.
+    pub(crate) fn gradient<F: Float>(self, x: &[F], rows: usize, dy: &[F], gradient: &mut [F]) {
         let (bias, weight) = gradient.split_at_mut(self.units);
         bias.fill(F::zero());
         for row in dy[..rows * self.units].chunks_exact(self.units) {
@@ -62,10 +54,23 @@ impl Dense {
             result_row: self.units,
         };
         F::product(&outer, weight);
-        if let Some(dx) = dx {
-            let dy = Matrix::new(rows, self.units, dy);
-            let weight = Matrix::new(self.inputs, self.units, &values[self.units..]);
-            product(dy, weight.transposed(), F::zero(), dx);
+    }
+
+    /// From the gradient `dy` of the output: overwrites that of the input.
+    pub(crate) fn input_gradient<F: Float>(self, values: &[F], rows: usize, dy: &[F], dx: &mut [F]) {
+        let dy = Matrix::new(rows, self.units, dy);
+        let weight = Matrix::new(self.inputs, self.units, &values[self.units..]);
+        product(dy, weight.transposed(), F::zero(), dx);
+    }
+
+    /// Adds the squared norm of each row's own gradient of the tensors to `norms`.
+    ///
+    /// The gradient of W is the outer product of x and dy, so its norm is the product of theirs ("ghost norm", Goodfellow
+    /// 2015, "Efficient per-example gradient computations"): nothing of its size is made.
+    pub(crate) fn add_norms<F: Float>(self, x: &[F], dy: &[F], norms: &mut [f64]) {
+        let rows = x.chunks_exact(self.inputs).zip(dy.chunks_exact(self.units));
+        for (norm, (x, dy)) in norms.iter_mut().zip(rows) {
+            *norm += squares(dy) * (1.0 + squares(x));
         }
     }
 }

@@ -7,9 +7,14 @@ use aivillage_base::time::{Clock, Now, SystemClock};
 use aivillage_base::wire::{BlobRef, DataRequirements, Invitation, LocalRule, LocalTraining, RoundKey};
 use aivillage_base::{Digest, bundle};
 use aivillage_engine::data::{Bundled, Dataset, bundled, split};
-use aivillage_engine::{Engine, LocalJob, NodeTrainer, bench_recipes, bench_train, evaluate, initial_values, local};
+use aivillage_engine::{
+    Engine, LocalJob, NodeTrainer, TrainBench, bench_recipes, bench_train, evaluate, initial_values, local,
+};
+
 use aivillage_inference::predictor::{PredictError, Predictor};
 use aivillage_training::trainer::{Initialiser, LocalOutcome, LocalTerms, TrainError, Trainer};
+
+mod terms;
 
 /// A clock that moves by 7 ms at each reading.
 #[derive(Debug, Default)]
@@ -163,7 +168,9 @@ fn a_node_trains_on_the_first_data_that_fits_and_says_why_none_does() {
     let trainer = NodeTrainer::new(sets, Arc::new(Ticks::default()));
     assert_eq!(trainer.data().iter().map(|d| d.rows).collect::<Vec<_>>(), [569, 1797]);
     let values = Engine.initial_values(&digits_mlp(), 1);
-    let train = |needs: DataRequirements, node: &str| trainer.train(&invitation(needs), node, values.clone(), LocalTerms::default());
+    let train = |needs: DataRequirements, node: &str| {
+        trainer.train(&invitation(needs), node, values.clone(), LocalTerms::default())
+    };
     let any = train(DataRequirements::default(), "a").unwrap();
     assert_eq!(any.examples, 1797);
     let job = LocalJob { architecture: &digits_mlp(), training: &recipe(), seed: 1, round: 1, node: "a" };
@@ -181,7 +188,8 @@ fn a_node_trains_on_the_first_data_that_fits_and_says_why_none_does() {
         }
     }
     let empty = NodeTrainer::new(Vec::new(), Arc::new(Ticks::default()));
-    let none = empty.train(&invitation(DataRequirements::default()), "a", values.clone(), LocalTerms::default()).unwrap_err();
+    let none =
+        empty.train(&invitation(DataRequirements::default()), "a", values.clone(), LocalTerms::default()).unwrap_err();
     assert_eq!(none.to_string(), "no data set of this node fits the job: it has none");
 }
 
@@ -235,10 +243,13 @@ fn wrong_bundles_and_wrong_rows_are_refused_for_good() {
 
 #[test]
 fn the_benchmark_measures_both_recipes() {
+    let bench = TrainBench { slice_ms: 1, slices: 1, clipping: true };
     for recipe in bench_recipes() {
-        let speed = bench_train(&recipe, 1, 1, &SystemClock::new()).unwrap();
-        assert!(speed.samples_per_s > 0.0, "{speed:?}");
+        let speed = bench_train(&recipe, bench, &SystemClock::new()).unwrap();
+        assert!(speed.samples_per_s > 0.0 && speed.clipped_samples_per_s.unwrap() > 0.0, "{speed:?}");
     }
+    let plain = bench_train(&Recipe::SimpleCnn, TrainBench { clipping: false, ..bench }, &SystemClock::new()).unwrap();
+    assert_eq!(plain.clipped_samples_per_s, None);
     let layers = Recipe::Layers(vec![LayerSpec::Dense { units: 3 }]);
-    assert!(bench_train(&layers, 1, 1, &SystemClock::new()).is_err());
+    assert!(bench_train(&layers, bench, &SystemClock::new()).is_err());
 }

@@ -76,7 +76,7 @@ impl Village {
         let one = split(which, 1, 1.0, seed).map_err(|e| e.to_string())?;
         let rest = &one.shards[0];
         let recipe = match which {
-            Bundled::Digits => Recipe::Mlp { hidden: vec![32] },
+            Bundled::Digits => Recipe::Mlp { hidden: vec![64] },
             Bundled::BreastCancer => Recipe::LogisticRegression,
         };
         let architecture = recipe.build(rest.input(), rest.task()).map_err(|e| e.to_string())?;
@@ -149,7 +149,7 @@ impl Village {
 
 /// How the nodes train.
 pub(super) fn training() -> LocalTraining {
-    LocalTraining { epochs: 2, batch_size: 16, learning_rate: 0.2, momentum: 0.0, weight_decay: 0.0, proximal_mu: 0.0 }
+    LocalTraining { epochs: 2, batch_size: 16, learning_rate: 0.5, momentum: 0.0, weight_decay: 0.0, proximal_mu: 0.0 }
 }
 
 /// The rows with their labels in reverse order.
