@@ -48,6 +48,8 @@ pub struct UpOptions {
     pub json: bool,
     /// No built-in node.
     pub without_node: bool,
+    /// Life of node certificates; None = the link's default, a day.
+    pub certificate_life: Option<Duration>,
     /// Stop when standard input ends.
     pub exit_with_parent: bool,
     /// Where to die, for fault tests.
@@ -303,7 +305,9 @@ async fn ground(
         .await
         .map_err(|e| failed("the inventory of nodes cannot be read", &e))?;
     let coordinator = config.training.coordinator_id.clone();
-    let streams = Streams::new(LinkConfig { coordinator, ..LinkConfig::default() });
+    let defaults = LinkConfig::default();
+    let certificate_life = options.certificate_life.unwrap_or(defaults.certificate_life);
+    let streams = Streams::new(LinkConfig { coordinator, certificate_life, ..defaults });
     let ground = Ground { records, blobs: Arc::new(blobs), streams, inventory, clock: Arc::clone(clock) };
     Ok((ground, authority, registry))
 }

@@ -54,6 +54,9 @@ pub struct UpArgs {
     /// Only the gateway: no built-in node
     #[arg(long)]
     pub no_node: bool,
+    /// Life of node certificates instead of a day, for tests of renewal
+    #[arg(long, hide = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub certificate_life: Option<u64>,
     /// What tests need
     #[command(flatten)]
     pub harness: Harness,
@@ -144,6 +147,7 @@ impl From<UpArgs> for UpOptions {
             link: args.link,
             json: args.json,
             without_node: args.no_node,
+            certificate_life: args.certificate_life.map(Duration::from_secs),
             exit_with_parent: args.harness.exit_with_parent,
             crash: args.harness.crash_at,
         }

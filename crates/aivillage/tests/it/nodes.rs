@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use aivillage_base::time::{Clock as _, SystemClock};
 use serde_json::Value;
 
-use crate::village::{Village, job, shard};
+use crate::process::LOOK;
+use crate::village::{FREE, Village, job, shard};
 
 /// The node at `index` must end by itself; returns its last words.
 fn last_words(village: &mut Village, index: usize) -> String {
@@ -50,6 +52,45 @@ async fn a_nodes_folder_is_run_by_one_process_and_a_node_may_stop_and_run_again(
     let mut strange = village.node("never-joined", &[]);
     assert_eq!(strange.wait().code(), Some(2), "{}", strange.log());
     assert!(strange.log().contains("aivillage token create"), "{}", strange.log());
+}
+
+/// When the node's certificate runs out, in milliseconds since 1970.
+fn expiry(village: &Village, node: &str) -> u64 {
+    let text = std::fs::read_to_string(village.dir.join(node).join("enrolment.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["not_after_ms"].as_u64().unwrap()
+}
+
+async fn until_expired(village: &Village, node: &str) {
+    let clock = SystemClock::new();
+    while clock.now().wall_ms <= expiry(village, node) {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_renews_while_it_runs_and_after_its_certificate_ran_out_unless_it_was_revoked() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = [&FREE[..], &["--no-node", "--certificate-life", "3"]].concat();
+    let mut village = Village::start_with(dir.path(), &up).expect("the gateway starts");
+    village.join_sites(2).await;
+    let first = expiry(&village, "site-0");
+    village.nodes[0].until_said("certificate renewed");
+    assert!(expiry(&village, "site-0") > first);
+    for node in &mut village.nodes {
+        node.terminate();
+        assert_eq!(node.wait().code(), Some(0), "{}", node.log());
+    }
+    village.say(&["node", "revoke", "site-1"]).ok();
+    let old = expiry(&village, "site-0");
+    until_expired(&village, "site-0").await;
+    until_expired(&village, "site-1").await;
+    village.run_node("site-0", &[]);
+    village.connected(&["site-0"]).await;
+    assert!(expiry(&village, "site-0") > old);
+    let mut revoked = village.node("site-1", &[]);
+    assert_eq!(revoked.wait().code(), Some(8), "{}", revoked.log());
+    assert!(revoked.log().contains("was revoked"), "{}", revoked.log());
+    assert_eq!(village.listed("site-1").await["status"], "revoked");
 }
 
 #[tokio::test]
