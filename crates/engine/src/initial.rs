@@ -9,28 +9,82 @@ use aivillage_base::rng::SeededRng;
 
 use crate::loss::as_f64;
 
+/// Values made at a time: a model need not fit into memory to be started.
+const PIECE: usize = 1 << 18;
+
 /// Initial values in layout order: the same architecture and seed give the same bits on every machine.
 ///
 /// # Errors
 /// If the architecture does not hold together.
 pub fn initial_values(architecture: &Architecture, seed: u64) -> Result<Vec<f32>, ArchError> {
-    let layout = architecture.layout()?;
     let mut values = Vec::with_capacity(architecture.parameters()?);
+    let collected: Result<(), std::convert::Infallible> =
+        initial_pieces(architecture, seed, &mut |piece: &[f32]| {
+            values.extend_from_slice(piece);
+            Ok(())
+        })?;
+    collected.map_or_else(|never| match never {}, |()| Ok(values))
+}
+
+/// The same values in pieces of at most a MiB, up to the first piece that `out` refuses.
+///
+/// # Errors
+/// If the architecture does not hold together; inside, the error of `out`.
+pub fn initial_pieces<E>(
+    architecture: &Architecture,
+    seed: u64,
+    out: &mut dyn FnMut(&[f32]) -> Result<(), E>,
+) -> Result<Result<(), E>, ArchError> {
+    let mut piece = Vec::with_capacity(PIECE);
+    for mut tensor in tensors(architecture, seed)? {
+        while tensor.next(&mut piece) {
+            if let Err(error) = out(&piece) {
+                return Ok(Err(error));
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Values of a tensor that are still to be made.
+struct Tensor {
+    left: usize,
+    /// Uniform in plus or minus this; None = zeros.
+    weights: Option<(f64, SeededRng)>,
+}
+
+impl Tensor {
+    /// Replaces the piece by the next values; false at the end.
+    fn next(&mut self, piece: &mut Vec<f32>) -> bool {
+        let length = self.left.min(PIECE);
+        self.left -= length;
+        piece.clear();
+        match &mut self.weights {
+            None => piece.resize(length, 0.0),
+            #[expect(clippy::cast_possible_truncation, reason = "models are f32; rounded once, here")]
+            Some((limit, rng)) => piece.extend((0..length).map(|_| ((2.0 * rng.unit() - 1.0) * *limit) as f32)),
+        }
+        length > 0
+    }
+}
+
+fn tensors(architecture: &Architecture, seed: u64) -> Result<Vec<Tensor>, ArchError> {
+    let layout = architecture.layout()?;
+    let mut tensors = Vec::with_capacity(layout.len());
     let mut layers = architecture.layers.iter().enumerate().filter(|(_, layer)| has_tensors(layer));
     // The layout lists two tensors, bias and weight, for each layer that has any.
     for pair in layout.chunks_exact(2) {
         let [bias, weight] = pair else { unreachable!("invariant: chunks of two") };
         let (index, layer) = layers.next().expect("invariant: tensors come in pairs, one pair a layer");
-        values.resize(values.len() + bias.len(), 0.0);
+        tensors.push(Tensor { left: bias.len(), weights: None });
         let (inputs, outputs) = fans(layer, &weight.shape);
         let activated = matches!(architecture.layers.get(index + 1), Some(LayerSpec::Relu));
         let fan = if activated { inputs } else { inputs + outputs };
         let limit = (6.0 / as_f64(fan)).sqrt();
-        let mut rng = SeededRng::new("initial weights", seed, &[weight.name.as_bytes()]);
-        #[expect(clippy::cast_possible_truncation, reason = "models are f32; rounded once, here")]
-        values.extend((0..weight.len()).map(|_| ((2.0 * rng.unit() - 1.0) * limit) as f32));
+        let rng = SeededRng::new("initial weights", seed, &[weight.name.as_bytes()]);
+        tensors.push(Tensor { left: weight.len(), weights: Some((limit, rng)) });
     }
-    Ok(values)
+    Ok(tensors)
 }
 
 fn has_tensors(layer: &LayerSpec) -> bool {
@@ -68,5 +122,26 @@ mod tests {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         assert_eq!(Digest::of(&bytes).short(), "d03a66cb07aa");
         assert_ne!(values, initial_values(&arch, 2).unwrap());
+    }
+
+    #[test]
+    fn pieces_stop_at_the_first_that_is_refused() {
+        let arch = Recipe::Mlp { hidden: vec![600] }.build(&[1000], Task::Classification { classes: 2 }).unwrap();
+        let whole = initial_values(&arch, 7).unwrap();
+        for allowed in [0, 1, 3] {
+            let mut got = Vec::new();
+            let mut calls = 0;
+            let stopped = initial_pieces(&arch, 7, &mut |piece: &[f32]| {
+                calls += 1;
+                if calls > allowed {
+                    return Err(calls);
+                }
+                assert!(piece.len() <= PIECE);
+                got.extend_from_slice(piece);
+                Ok(())
+            });
+            assert_eq!(stopped, Ok(Err(allowed + 1)));
+            assert!(got.len() < whole.len() && got == whole[..got.len()]);
+        }
     }
 }

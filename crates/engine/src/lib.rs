@@ -39,7 +39,7 @@ mod sgd;
 
 pub use bench::{TrainBench, TrainSpeed, bench_recipes, bench_train};
 pub use eval::{Evaluation, evaluate};
-pub use initial::initial_values;
+pub use initial::{initial_pieces, initial_values};
 pub use node::{Engine, NodeTrainer};
 pub use train::{Extras, LocalJob, local, local_with};
 

@@ -6,10 +6,10 @@ use aivillage_base::Architecture;
 use aivillage_base::time::Clock;
 use aivillage_base::wire::{DataRequirements, DataSummary, Invitation, LocalRule};
 use aivillage_inference::predictor::{LoadedModel, PredictError, Predictor};
-use aivillage_training::trainer::{Initialiser, LocalOutcome, LocalTerms, TrainError, Trainer};
+use aivillage_training::trainer::{Initialiser, LocalOutcome, LocalTerms, Pieces, TrainError, Trainer};
 
 use crate::data::Dataset;
-use crate::initial::initial_values;
+use crate::initial::{initial_pieces, initial_values};
 use crate::predict;
 use crate::train::{Extras, LocalJob, local_with};
 
@@ -22,6 +22,10 @@ impl Initialiser for Engine {
     /// If the architecture does not hold together: a job's architecture is checked before it is accepted.
     fn initial_values(&self, architecture: &Architecture, seed: u64) -> Vec<f32> {
         initial_values(architecture, seed).expect("invariant: a job's architecture was checked when it was created")
+    }
+
+    fn initial_pieces(&self, architecture: &Architecture, seed: u64, out: Pieces<'_>) -> Result<(), String> {
+        initial_pieces(architecture, seed, out).map_err(|e| e.to_string())?
     }
 }
 

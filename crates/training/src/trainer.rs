@@ -22,6 +22,9 @@ pub enum TrainError {
     Model(String),
 }
 
+/// Takes values piece by piece; an error ends the making.
+pub type Pieces<'p> = &'p mut dyn FnMut(&[f32]) -> Result<(), String>;
+
 /// Makes the weights that a job starts from.
 ///
 /// # Behavior
@@ -29,6 +32,14 @@ pub enum TrainError {
 pub trait Initialiser: Send + Sync + Debug {
     /// Values in layout order.
     fn initial_values(&self, architecture: &Architecture, seed: u64) -> Vec<f32>;
+
+    /// The same values in pieces, for who stores a model without holding it in memory.
+    ///
+    /// # Errors
+    /// That of `out`.
+    fn initial_pieces(&self, architecture: &Architecture, seed: u64, out: Pieces<'_>) -> Result<(), String> {
+        out(&self.initial_values(architecture, seed))
+    }
 }
 
 /// What a strategy brings into local training beside the recipe; vectors in layout order, empty = none.
