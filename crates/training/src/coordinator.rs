@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use aivillage_base::ports::{Payload, StoreError};
 use aivillage_base::rng::os_bytes;
 use aivillage_base::wire::{BlobRef, Declined, Peer, RoundKey, UpdateHeader, UpdateReply};
-use aivillage_base::{Digest, ErrorKind, JobId, ModelId};
+use aivillage_base::{Digest, JobId, ModelId};
 
 use crate::actor::{Actor, Exit, Message, Snapshot};
 use crate::error::{Fault, TrainingError};
@@ -240,22 +240,10 @@ impl Coordinator {
         let reports = self.deps.inventory.list().into_iter().filter_map(|node| node.report);
         let data: Vec<_> = reports.flat_map(|report| report.data).collect();
         let Some(parameters) = recruit::parameters_max(spec, &data) else { return Ok(()) };
-        let bytes = parameters as u64 * 4;
-        // The updates of a round, the model it starts from, the one it makes, and the newest before.
-        let needed = bytes.saturating_mul(u64::from(spec.max_participants) + 3);
-        let available = self.deps.blobs.available().await?;
-        if needed > available {
-            return Err(TrainingError::Refused(vec![Fault {
-                pointer: "/max_participants".into(),
-                detail: format!(
-                    "a round of {} updates of {bytes} bytes needs {needed} bytes of disk, {available} are available: \
-                     lower max_participants, or make room",
-                    spec.max_participants
-                ),
-                kind: ErrorKind::Invalid,
-            }]));
+        match spec.space_fault(parameters, self.deps.blobs.available().await?) {
+            Some(fault) => Err(TrainingError::Refused(vec![fault])),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     pub(crate) async fn status(&self, id: &JobId) -> Result<JobView, TrainingError> {

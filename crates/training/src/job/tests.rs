@@ -1,12 +1,18 @@
 //! One job by hand: its whole life, what ends it, and what a restart remembers.
 
 use super::*;
+use crate::spec::JobSpec;
 use crate::step::ComputePlan;
 use crate::testing::{Store, at, blob, candidate, key, made, name, peer, record, spec, stored, update};
 
+mod buffered;
+mod keeping;
 mod sequences;
 
 pub(super) const RULES: Rules = Rules { selection: Selection::CapabilityAware, silence_ms: 10_000 };
+
+/// Oldest update that counts in asynchronous jobs, in rounds.
+const STALENESS: u32 = 1;
 
 /// A job with its store, by hand.
 struct Bench {
@@ -17,19 +23,34 @@ struct Bench {
 
 impl Bench {
     fn new(min: u32, rounds: u32) -> Self {
-        let store = Store::new(record(spec(min, 10, rounds)));
+        Self::of(spec(min, 10, rounds))
+    }
+
+    /// The same, asynchronous: a model of every `size` updates that are at most [`STALENESS`] rounds old.
+    fn buffered(size: u32, rounds: u32) -> Self {
+        let config = serde_json::json!({"buffer_size": size, "max_staleness": STALENESS});
+        let chosen = crate::strategy::named("fedbuff", config.as_object().unwrap()).unwrap();
+        Self::of(JobSpec { strategy: chosen.strategy, ..spec(size, 10, rounds) })
+    }
+
+    fn of(spec: JobSpec) -> Self {
+        let store = Store::new(record(spec));
         Self { job: Job::restore(at(0), store.saved.clone(), RULES), store, ms: 0 }
+    }
+
+    /// Starts it with these nodes and makes its first model: collecting.
+    fn run(mut self, nodes: &[&str]) -> Self {
+        self.step(Input::Started);
+        for node in nodes {
+            self.step(Input::Joined(candidate(node)));
+        }
+        self.step(Input::Initialised(crate::testing::linear(), blob("first")));
+        self
     }
 
     /// Started, with these nodes, its first model made: collecting.
     fn running(min: u32, rounds: u32, nodes: &[&str]) -> Self {
-        let mut bench = Self::new(min, rounds);
-        bench.step(Input::Started);
-        for node in nodes {
-            bench.step(Input::Joined(candidate(node)));
-        }
-        bench.step(Input::Initialised(crate::testing::linear(), blob("first")));
-        bench
+        Self::new(min, rounds).run(nodes)
     }
 
     fn step(&mut self, input: Input) -> Step {

@@ -2,9 +2,10 @@
 
 use aivillage_base::arch::TensorSpec;
 use aivillage_base::fixed::Grid;
-use aivillage_base::{Architecture, Task, suggest};
+use aivillage_base::{Architecture, ErrorKind, Task, suggest};
 
 use super::{Faults, JobSpec, Start, matches};
+use crate::error::Fault;
 
 impl JobSpec {
     /// Values of the model that a plane of an update holds: all but those of tensors that stay on the nodes. None if the
@@ -13,6 +14,37 @@ impl JobSpec {
     pub fn shared_values(&self, architecture: &Architecture) -> Option<usize> {
         let stays = |t: &TensorSpec| self.personal_tensors.iter().any(|pattern| matches(pattern, &t.name));
         Some(architecture.layout().ok()?.iter().filter(|t| !stays(t)).map(TensorSpec::len).sum())
+    }
+
+    /// The fault of a job whose updates, models and server state cannot be stored on a disk with so many bytes
+    /// `available`, if its model has so many `parameters`.
+    #[must_use]
+    pub(crate) fn space_fault(&self, parameters: usize, available: u64) -> Option<Fault> {
+        let rule = self.strategy.rule();
+        let model = parameters as u64 * 4;
+        let update = model.saturating_mul(rule.planes() as u64);
+        let updates = update.saturating_mul(u64::from(self.max_participants));
+        // The generation that a round starts from, the one it makes, and the newest before.
+        let kept = model.saturating_mul(1 + rule.slots().len() as u64).saturating_mul(3);
+        let round = updates.saturating_add(kept);
+        let all = updates.saturating_mul(u64::from(self.total_rounds)).saturating_add(kept);
+        let (pointer, detail) = if round > available {
+            let (members, strategy) = (self.max_participants, self.strategy.name());
+            let what =
+                format!("a round of {members} updates of {update} bytes with strategy `{strategy}` needs {round}");
+            ("/max_participants", format!("{what} bytes of disk, {available} are available: lower max_participants"))
+        } else if self.retain_updates && all > available {
+            let (rounds, members) = (self.total_rounds, self.max_participants);
+            let what = format!("{rounds} rounds of {members} updates of {update} bytes, all kept, need {all}");
+            (
+                "/retain_updates",
+                format!("{what} bytes of disk, {available} are available: keep none, lower total_rounds"),
+            )
+        } else {
+            return None;
+        };
+        let detail = format!("{detail}, or make room");
+        Some(Fault { pointer: pointer.into(), detail, kind: ErrorKind::Invalid })
     }
 
     /// Do nodes keep something for this job from round to round?

@@ -252,3 +252,65 @@ fn layers_are_taken_as_they_are() {
     let spec = ask(&asked, &TrainingConfig::default()).unwrap();
     assert_eq!(spec.start, Start::Recipe(Recipe::Layers(layers)));
 }
+
+#[test]
+fn room_for_updates_is_reckoned_with_planes_state_and_rounds() {
+    let mut job = crate::testing::spec(2, 10, 100);
+    let mib = |n: u64| n << 20;
+    let parameters = 1 << 18;
+    assert_eq!(job.space_fault(parameters, mib(10 + 3)), None);
+    assert_eq!(job.space_fault(parameters, mib(10 + 3) - 1).unwrap().pointer, "/max_participants");
+    job.retain_updates = true;
+    let fault = job.space_fault(parameters, mib(1_000)).unwrap();
+    assert_eq!(fault.pointer, "/retain_updates");
+    assert!(fault.detail.contains("100 rounds of 10 updates"), "{}", fault.detail);
+    assert_eq!(job.space_fault(parameters, mib(1_000 + 3)), None);
+    job.retain_updates = false;
+    job.strategy = crate::strategy::named("scaffold", &Map::new()).unwrap().strategy;
+    assert_eq!(job.space_fault(parameters, mib(20 + 6)), None);
+    assert!(job.space_fault(parameters, mib(20 + 6) - 1).is_some());
+}
+
+#[test]
+fn personal_tensors_that_mean_nothing_are_refused_where_the_model_is_known() {
+    let named = |pattern: &str| StrategyChoice {
+        name: "fedavg".into(),
+        config: json!({"personal_tensors": [pattern]}).as_object().unwrap().clone(),
+    };
+    let known = |r: &mut JobRequest| {
+        r.dataset_requirements.input = Some(vec![3]);
+        r.dataset_requirements.classes = Some(2);
+    };
+    check(
+        |r| {
+            known(r);
+            r.strategy = Some(named("layer000.weigth"));
+        },
+        "/strategy/config/personal_tensors",
+        "did you mean `layer000.weight`",
+    );
+    check(
+        |r| {
+            known(r);
+            r.strategy = Some(named("*"));
+        },
+        "/strategy/config/personal_tensors",
+        "nothing would be trained together",
+    );
+    let mut later = request();
+    later.strategy = Some(named("anything"));
+    assert!(ask(&later, &TrainingConfig::default()).is_ok(), "the first cohort decides");
+}
+
+#[test]
+fn an_asynchronous_job_needs_as_many_members_as_its_buffer_holds() {
+    let asked = |min: Option<u32>| {
+        let config = json!({"buffer_size": 4}).as_object().unwrap().clone();
+        let strategy = Some(StrategyChoice { name: "fedbuff".into(), config });
+        JobRequest { min_participants: min, strategy, ..request() }
+    };
+    for min in [None, Some(4)] {
+        assert_eq!(ask(&asked(min), &TrainingConfig::default()).unwrap().min_participants, 4);
+    }
+    check(|r| *r = asked(Some(3)), "/min_participants", "set buffer_size to 3");
+}

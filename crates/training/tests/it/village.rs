@@ -27,8 +27,8 @@ use aivillage_training::metrics::TrainingMetrics;
 use aivillage_training::participant::{MemoryState, NodePolicy, Participant, ParticipantDeps, SentEntry, SentLog};
 use aivillage_training::view::{JobStatus, JobView};
 use aivillage_training::{
-    CatalogueModel, Deps, Initialiser, JobRequest, LocalOutcome, LocalTerms, ModelChoice, TrainError, Trainer, Training,
-    TrainingConfig,
+    CatalogueModel, Deps, Initialiser, JobRequest, LocalOutcome, LocalTerms, ModelChoice, TrainError, Trainer,
+    Training, TrainingConfig,
 };
 
 /// Longest time a test waits for something, far beyond what it takes.
@@ -137,7 +137,8 @@ impl Catalogue for Shelf {
 #[derive(Debug, Default)]
 struct Link {
     training: Mutex<Option<Training>>,
-    nodes: Mutex<BTreeMap<NodeId, (Peer, Participant)>>,
+    /// Those without a participant say nothing of themselves.
+    nodes: Mutex<BTreeMap<NodeId, (Peer, Option<Participant>)>>,
     blobs: MemoryBlobs,
 }
 
@@ -145,7 +146,9 @@ impl Transport for Link {
     fn send(&self, to: &NodeId, message: Arc<Down>) -> Sent {
         match self.nodes.lock().unwrap().get(to) {
             Some((_, participant)) => {
-                participant.handle(&message);
+                if let Some(participant) = participant {
+                    participant.handle(&message);
+                }
                 Sent::Queued
             }
             None => Sent::NotConnected,
@@ -215,6 +218,11 @@ impl Uplink for Wire {
     }
 }
 
+/// Who a node of this name is.
+pub(crate) fn peer(node: &str) -> Peer {
+    Peer { id: NodeId(Digest::of(node.as_bytes()).0), name: NodeName::new(node).unwrap() }
+}
+
 /// One village; its stores outlive its coordinator.
 #[derive(Debug)]
 pub(crate) struct Village {
@@ -244,8 +252,22 @@ impl Village {
     }
 
     pub(crate) async fn join(&mut self, node: &str, rows: u32, policy: NodePolicy) {
-        let peer = Peer { id: NodeId(Digest::of(node.as_bytes()).0), name: NodeName::new(node).unwrap() };
-        let trainer = Arc::new(Linear { features: self.features, rows });
+        let (peer, trainer) = (peer(node), Arc::new(Linear { features: self.features, rows }));
+        let log = Arc::<Log>::default();
+        self.logs.insert(peer.name.clone(), log.clone());
+        let uplink = Arc::new(Wire { peer: peer.clone(), link: self.link.clone() });
+        let (name, state) = (peer.name.clone(), Arc::<MemoryState>::default());
+        let deps = ParticipantDeps { uplink, trainer: trainer.clone(), name, policy, log, state };
+        let participant = Participant::new(deps, CancellationToken::new());
+        self.connect(peer, &trainer, Some(participant)).await;
+    }
+
+    /// A node that is invited and says nothing: the test speaks for it.
+    pub(crate) async fn join_mute(&mut self, node: &str) {
+        self.connect(peer(node), &Linear { features: self.features, rows: 10 }, None).await;
+    }
+
+    async fn connect(&mut self, peer: Peer, trainer: &Linear, participant: Option<Participant>) {
         let report = NodeReport {
             version: "test".into(),
             node_types: vec![NodeType::Edge],
@@ -256,11 +278,6 @@ impl Village {
             data: trainer.data(),
         };
         self.inventory.report(&peer, report).await.unwrap();
-        let log = Arc::<Log>::default();
-        self.logs.insert(peer.name.clone(), log.clone());
-        let uplink = Arc::new(Wire { peer: peer.clone(), link: self.link.clone() });
-        let deps = ParticipantDeps { uplink, trainer, name: peer.name.clone(), policy, log, state: Arc::<MemoryState>::default() };
-        let participant = Participant::new(deps, CancellationToken::new());
         self.link.nodes.lock().unwrap().insert(peer.id, (peer.clone(), participant));
         let training = self.link.training();
         if let Ok(training) = training {
@@ -314,6 +331,11 @@ impl Village {
         if tokio::time::timeout(PATIENCE / 4, look).await.is_err() {
             panic!("{count} blobs are to be left, not {:?}", self.link.blobs.list().await);
         }
+    }
+
+    /// A large update as a link stores it.
+    pub(crate) async fn store(&self, bytes: Bytes) -> Payload {
+        Payload::Stored(put_blob(&self.link.blobs, bytes).await.unwrap())
     }
 
     pub(crate) fn records(&self) -> &dyn Records {

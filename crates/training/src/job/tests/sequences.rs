@@ -1,6 +1,6 @@
 //! Any sequence of inputs, with restarts anywhere: what must always be true of a job.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -66,8 +66,9 @@ struct World {
 }
 
 impl World {
-    fn new(min: u32) -> Self {
-        Self { bench: Bench::new(min, 3), keys: vec![key(1, 1)], seen: BTreeMap::new(), headers: Vec::new() }
+    fn new(min: u32, buffered: bool) -> Self {
+        let bench = if buffered { Bench::buffered(min, 4) } else { Bench::new(min, 3) };
+        Self { bench, keys: vec![key(1, 1)], seen: BTreeMap::new(), headers: Vec::new() }
     }
 
     fn key(&self, ago: usize) -> RoundKey {
@@ -165,7 +166,32 @@ impl World {
             }
         }
         self.accepted_sets();
+        self.counted_once_and_fresh();
         self.restart_is_equivalent();
+    }
+
+    /// An update counts in one published round, at most [`STALENESS`] rounds after the one it was made for; what a member
+    /// at work may still fetch is among what must stay.
+    fn counted_once_and_fresh(&self) {
+        let saved = &self.bench.store.saved;
+        let mut made_for = BTreeSet::new();
+        for attempt in saved.attempts.iter().filter(|r| matches!(r.stage, Stage::Done { .. })) {
+            for member in attempt.members.iter().filter(|m| m.counted().is_some()) {
+                let key = member.works_on(&attempt.key);
+                assert!(made_for.insert((member.peer.name.clone(), key.clone())), "counted twice: {key}");
+                assert!(attempt.key.round - key.round <= STALENESS);
+                let staleness = member.counted().unwrap().contribution(attempt.key.round).staleness;
+                assert_eq!(staleness, attempt.key.round - key.round);
+            }
+        }
+        let needed = self.bench.job.needed();
+        assert!(self.bench.job.offered().keys().all(|digest| needed.contains(digest)));
+        let bases = saved.members.iter().filter_map(|m| m.base.as_ref());
+        assert!(
+            bases
+                .into_iter()
+                .all(|base| needed.contains(&base.model.digest) && base.key.round < saved.record.rounds_done + 1)
+        );
     }
 
     fn accepted_sets(&mut self) {
@@ -220,8 +246,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn no_sequence_of_inputs_breaks_a_job(min in 1u32..4, ops in prop::collection::vec(op(), 1..120)) {
-        let mut world = World::new(min);
+    fn no_sequence_of_inputs_breaks_a_job(
+        min in 1u32..4,
+        buffered in any::<bool>(),
+        ops in prop::collection::vec(op(), 1..120),
+    ) {
+        let mut world = World::new(min, buffered);
         for op in ops {
             world.apply(op);
         }
