@@ -40,8 +40,10 @@ pub enum TrainingError {
     #[error("{0}")]
     NoModel(String),
     /// No kept update has this digest, of which the first characters are given.
-    #[error("no update {0} is kept: updates stay after their round where the job says `retain_updates: true` and their node \
-             allows it")]
+    #[error(
+        "no update {0} is kept: updates stay after their round where the job says `retain_updates: true` and their node \
+             allows it"
+    )]
     NoUpdate(String),
     /// Too many unfinished jobs are queued.
     #[error("{0} jobs are unfinished, as many as are accepted: wait for one to end or cancel one")]
