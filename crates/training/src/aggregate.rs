@@ -151,6 +151,7 @@ pub struct Aggregation<'a> {
     work: Work<'a>,
     layout: Layout,
     threads: Threads,
+    wave: usize,
     geometry: Geometry,
     stage: Stage,
 }
@@ -167,6 +168,15 @@ impl<'a> Work<'a> {
     /// # Errors
     /// [`WorkError::Unusable`]: the rule refuses, or its state does not fit.
     pub fn begin(self) -> Result<Aggregation<'a>, WorkError> {
+        self.begin_in_waves(WAVE)
+    }
+
+    /// Begins, to make at most `wave` coordinates at a time (1 to [`WAVE`]): where updates are brought from afar wave by wave.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub fn begin_in_waves(self, wave: usize) -> Result<Aggregation<'a>, WorkError> {
+        let wave = wave.clamp(1, WAVE);
         let rule = self.strategy.rule();
         if self.contributions.is_empty() {
             return Err(WorkError::Unusable("there is no update".to_owned()));
@@ -180,9 +190,9 @@ impl<'a> Work<'a> {
         let points = self.contributions.len();
         let stage = match rule.needs() {
             Needs::Nothing => None,
-            Needs::Norms => Some(Measuring::norms(&layout, points)),
-            Needs::Distances => Some(Measuring::distances(&layout, points, None)),
-            Needs::DistancesAndCentre => Some(Measuring::distances(&layout, points, Some(self.centre()?))),
+            Needs::Norms => Some(Measuring::norms(&layout, points, wave)),
+            Needs::Distances => Some(Measuring::distances(&layout, points, None, wave)),
+            Needs::DistancesAndCentre => Some(Measuring::distances(&layout, points, Some(self.centre()?), wave)),
         };
         let mut aggregation = Aggregation {
             stage: Stage::Measuring(stage.unwrap_or_default()),
@@ -190,6 +200,7 @@ impl<'a> Work<'a> {
             work: self,
             layout,
             threads,
+            wave,
         };
         aggregation.choose_if_measured()?;
         Ok(aggregation)
@@ -243,7 +254,7 @@ impl Aggregation<'_> {
         self.geometry = measuring.take_geometry();
         let rule = self.work.strategy.rule();
         let choice = rule.choose(&facts(&self.work, &self.geometry)).map_err(WorkError::Unusable)?;
-        let making = Making::new(choice, rule.planes(), &self.work, &self.layout)?;
+        let making = Making::new(choice, self.wave, &self.work, &self.layout)?;
         self.stage = Stage::Making(making);
         Ok(())
     }

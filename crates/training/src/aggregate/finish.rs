@@ -8,8 +8,7 @@ use super::layout::Layout;
 use super::parallel::{Threads, each, stripe};
 use super::ranks::Ranks;
 use super::sum::{BLOCK, Weighted};
-use super::table::{Table, columns};
-use super::{Rows, WAVE, Wave, Work, WorkError};
+use super::{Rows, Wave, Work, WorkError};
 
 /// A model under way.
 #[derive(Debug)]
@@ -24,7 +23,6 @@ pub(super) struct Making {
     next: usize,
     /// Coordinates a wave.
     width: usize,
-    table: Table,
 }
 
 #[derive(Debug)]
@@ -35,7 +33,7 @@ enum How {
 
 impl Making {
     /// Carries out this choice.
-    pub(super) fn new(choice: Choice, planes: usize, work: &Work<'_>, layout: &Layout) -> Result<Self, WorkError> {
+    pub(super) fn new(choice: Choice, width: usize, work: &Work<'_>, layout: &Layout) -> Result<Self, WorkError> {
         let rows = work.contributions.len();
         let known = |chosen: &[usize]| match chosen.iter().find(|row| **row >= rows) {
             Some(row) => Err(WorkError::Unusable(format!("the rule chose update {row} of {rows}"))),
@@ -64,11 +62,7 @@ impl Making {
                 How::ranks(Ranks::near_median(rows, keep)?)
             }
         };
-        let width = match &how {
-            How::Sum(_) => WAVE,
-            How::Ranks(ranks) => columns(ranks.rows.len()),
-        };
-        Ok(Self { how, divisor, centre, planes, next: 0, width, table: Table::default() })
+        Ok(Self { how, divisor, centre, planes: work.strategy.rule().planes(), next: 0, width })
     }
 
     /// Positions that are read next; None when the model is complete.
@@ -100,11 +94,7 @@ impl Making {
             let start = positions.start + plane * layout.shared;
             sums.push(match &self.how {
                 How::Sum(weighted) => weighted.sum(rows, (start, positions.len()), &bounds, threads)?.sum,
-                How::Ranks(ranks) => {
-                    let range = start..start + positions.len();
-                    self.table.fill(rows, &ranks.rows, &[range], &bounds, (0, threads))?;
-                    ranks.sum(&self.table, threads)?
-                }
+                How::Ranks(ranks) => ranks.sum(rows, (start, positions.len()), &bounds, threads)?,
             });
         }
         self.next = coordinates.end;

@@ -6,6 +6,8 @@
 //! Overflow: a product is at most bound^2 <= 2^62, so a run of min([`RUN`], 2^63 / bound^2) positions fits 64 bits (2^17
 //! positions at 24 bits); runs are added up in 128 bits, enough for 2^65 positions.
 //!
+//! Each thread has a share of the positions and a matrix of its own; the matrices are added at the end of a part.
+//!
 //! Grids differ by a power of two only. Tensors are taken in the order of their grids; the products of one grid are exact,
 //! become f64 (rounded once, scaled exactly), and the few grids are added in that order.
 
@@ -14,7 +16,7 @@ use std::ops::Range;
 use crate::strategy::Geometry;
 
 use super::layout::{Layout, Segment};
-use super::parallel::{Threads, each};
+use super::parallel::{Threads, each, stripe};
 use super::simd::{self, PRODUCTS};
 use super::table::{Table, columns};
 use super::{Floats, Rows, WorkError};
@@ -33,13 +35,15 @@ pub(super) struct Measuring {
     updates: usize,
     centre: Option<usize>,
     pairs: Pairs,
-    table: Table,
     /// Of the grids that are complete.
     norms: Vec<f64>,
     distances: Vec<f64>,
 }
 
-/// Positions of one grid exponent that are read together.
+/// Bytes of all threads' matrices at most.
+const MATRICES_MAX: usize = 64 << 20;
+
+/// Positions of one grid exponent that are measured together.
 #[derive(Debug)]
 struct Part {
     exponent: i32,
@@ -47,7 +51,7 @@ struct Part {
 }
 
 /// Products of the current grid.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Pairs {
     /// Squares only.
     Squares(Vec<i128>),
@@ -63,17 +67,22 @@ impl Default for Pairs {
 
 impl Measuring {
     /// Norms of `updates` updates.
-    pub(super) fn norms(layout: &Layout, updates: usize) -> Self {
-        let parts = parts(layout, columns(updates));
-        Self { parts, updates, pairs: Pairs::Squares(vec![0; updates]), norms: vec![0.0; updates], ..Self::default() }
+    pub(super) fn norms(layout: &Layout, updates: usize, wave: usize) -> Self {
+        Self {
+            parts: parts(layout, wave),
+            updates,
+            pairs: Pairs::Squares(vec![0; updates]),
+            norms: vec![0.0; updates],
+            ..Self::default()
+        }
     }
 
     /// Distances of `updates` updates and, if given, of the state in this place.
-    pub(super) fn distances(layout: &Layout, updates: usize, centre: Option<usize>) -> Self {
+    pub(super) fn distances(layout: &Layout, updates: usize, centre: Option<usize>, wave: usize) -> Self {
         let points = updates + usize::from(centre.is_some());
         let tiles = points.div_ceil(TILE);
         Self {
-            parts: parts(layout, columns(points)),
+            parts: parts(layout, wave),
             updates,
             centre,
             pairs: Pairs::Tiles(vec![[0; TILE * TILE]; tiles * (tiles + 1) / 2]),
@@ -103,20 +112,23 @@ impl Measuring {
         state: &[Option<&dyn Floats>],
         threads: Threads,
     ) -> Result<(), WorkError> {
-        let (Some(part), Some(ranges)) = (self.parts.get(self.next), self.wanted()) else { return Ok(()) };
-        let bounds: Vec<(usize, i32)> = part.segments.iter().map(|s| (s.len, s.grid.bound)).collect();
-        let all: Vec<usize> = (0..self.updates).collect();
-        let more = usize::from(self.centre.is_some());
-        self.table.fill(rows, &all, &ranges, &bounds, (more, threads))?;
-        if let Some(Some(centre)) = self.centre.map(|place| state[place]) {
-            fill_centre(centre, &part.segments, self.table.row_mut(self.updates))?;
-        }
-        let bound = bounds.iter().map(|(_, bound)| bound.unsigned_abs()).max().unwrap_or(0).max(1);
-        let run = usize::try_from(i64::MAX.unsigned_abs() / u64::from(bound).pow(2)).unwrap_or(RUN).min(RUN);
-        match &mut self.pairs {
-            Pairs::Squares(squares) => add_squares(&self.table, run, squares, threads)?,
-            Pairs::Tiles(tiles) => add_products(&self.table, self.updates + more, run, tiles, threads)?,
-        }
+        let Some(part) = self.parts.get(self.next) else { return Ok(()) };
+        let positions: usize = part.segments.iter().map(|s| s.len).sum();
+        let threads = threads.for_values(positions.saturating_mul(self.updates)).min(self.pairs.copies());
+        let shares = pack(&part.segments, stripe(positions, threads, 16));
+        let columns = columns(self.norms.len(), threads);
+        let mut others = vec![self.pairs.empty(); shares.len() - 1];
+        let centre = self.centre.map(|place| state[place]);
+        let measured = std::iter::once(&mut self.pairs).chain(&mut others);
+        each(shares.into_iter().zip(measured).collect(), |(share, pairs)| {
+            let mut table = Table::default();
+            for segments in pack(&share, columns) {
+                let run = fill(&mut table, rows, self.updates, centre, &segments)?;
+                pairs.add(&table, run);
+            }
+            Ok(())
+        })?;
+        others.iter().for_each(|other| self.pairs.merge(other));
         let exponent = part.exponent;
         self.next += 1;
         if self.parts.get(self.next).is_none_or(|next| next.exponent != exponent) {
@@ -160,27 +172,57 @@ fn place(i: usize, j: usize, count: usize) -> usize {
     i * count - i * (i + 1) / 2 + j
 }
 
-/// All positions that travel, by grid, in parts of at most `columns` positions.
-fn parts(layout: &Layout, columns: usize) -> Vec<Part> {
+/// All positions that travel, by grid, in parts of at most `size` positions.
+fn parts(layout: &Layout, size: usize) -> Vec<Part> {
     let mut all: Vec<Segment> = layout.travelling().collect();
     all.sort_by_key(|s| (s.grid.exponent, s.position));
-    let mut parts: Vec<Part> = Vec::new();
+    let grids = all.chunk_by(|a, b| a.grid.exponent == b.grid.exponent);
+    let part = |segments: Vec<Segment>| Part { exponent: segments[0].grid.exponent, segments };
+    grids.flat_map(|grid| pack(grid, size)).map(part).collect()
+}
+
+/// The same positions in lists of `size` positions, the last may have fewer; none is empty.
+fn pack(segments: &[Segment], size: usize) -> Vec<Vec<Segment>> {
+    let mut lists: Vec<Vec<Segment>> = Vec::new();
     let mut room = 0;
-    for mut rest in all {
+    for segment in segments {
+        let mut rest = *segment;
         while rest.len > 0 {
-            if room == 0 || parts.last().is_none_or(|p| p.exponent != rest.grid.exponent) {
-                parts.push(Part { exponent: rest.grid.exponent, segments: Vec::new() });
-                room = columns;
+            if room == 0 {
+                lists.push(Vec::new());
+                room = size;
             }
             let len = rest.len.min(room);
-            if let Some(part) = parts.last_mut() {
-                part.segments.push(Segment { len, ..rest });
+            if let Some(list) = lists.last_mut() {
+                list.push(Segment { len, ..rest });
             }
             room -= len;
             rest = Segment { start: rest.start + len, position: rest.position + len, len: rest.len - len, ..rest };
         }
     }
-    parts
+    lists
+}
+
+/// Fills a table with the values of all updates, and of the centre if there is one; returns how many positions' products can
+/// be added in 64 bits.
+fn fill(
+    table: &mut Table,
+    rows: &dyn Rows,
+    updates: usize,
+    centre: Option<Option<&dyn Floats>>,
+    segments: &[Segment],
+) -> Result<usize, WorkError> {
+    let ranges: Vec<Range<usize>> = segments.iter().map(|s| s.position..s.position + s.len).collect();
+    let bounds: Vec<(usize, i32)> = segments.iter().map(|s| (s.len, s.grid.bound)).collect();
+    let all: Vec<usize> = (0..updates).collect();
+    table.fill(rows, &all, &ranges, (0, &bounds), usize::from(centre.is_some()))?;
+    match centre {
+        Some(Some(centre)) => fill_centre(centre, segments, table.row_mut(updates))?,
+        Some(None) => table.row_mut(updates).fill(0),
+        None => {}
+    }
+    let bound = bounds.iter().map(|(_, bound)| bound.unsigned_abs()).max().unwrap_or(0).max(1);
+    Ok(usize::try_from(i64::MAX.unsigned_abs() / u64::from(bound).pow(2)).unwrap_or(RUN).min(RUN))
 }
 
 /// The state as integers: it lies on the grid (a rule rounds it there), so nothing is lost unless the grid has changed.
@@ -200,45 +242,60 @@ fn fill_centre(centre: &dyn Floats, segments: &[Segment], row: &mut [i32]) -> Re
     Ok(())
 }
 
-fn add_squares(table: &Table, run: usize, squares: &mut [i128], threads: Threads) -> Result<(), WorkError> {
-    let each_thread = squares.len().div_ceil(threads.for_values(table.width() * squares.len()));
-    let parts: Vec<_> = squares.chunks_mut(each_thread).enumerate().map(|(i, s)| (i * each_thread, s)).collect();
-    each(parts, |(first, squares)| {
-        for (row, square) in (first..).zip(squares) {
-            *square += table.row(row).chunks(run).map(|values| i128::from(simd::square(values))).sum::<i128>();
+impl Pairs {
+    /// As many zeros.
+    fn empty(&self) -> Self {
+        match self {
+            Self::Squares(squares) => Self::Squares(vec![0; squares.len()]),
+            Self::Tiles(tiles) => Self::Tiles(vec![[0; TILE * TILE]; tiles.len()]),
         }
-        Ok(())
-    })
-}
-
-/// A tile of the matrix with its place.
-type Place<'t> = (usize, usize, &'t mut [i128; TILE * TILE]);
-
-fn add_products(
-    table: &Table,
-    points: usize,
-    run: usize,
-    tiles: &mut [[i128; TILE * TILE]],
-    threads: Threads,
-) -> Result<(), WorkError> {
-    let count = points.div_ceil(TILE);
-    let places = (0..count).flat_map(|i| (i..count).map(move |j| (i, j)));
-    let threads = threads.for_values(table.width().saturating_mul(tiles.len()) * TILE);
-    let mut shares: Vec<Vec<Place<'_>>> = (0..threads).map(|_| Vec::new()).collect();
-    for (turn, ((i, j), tile)) in places.zip(tiles).enumerate() {
-        shares[turn % threads].push((i, j, tile));
     }
-    let nothing = vec![0; run];
-    each(shares, |mut share| {
-        for start in (0..table.width()).step_by(run) {
-            let end = (start + run).min(table.width());
-            let row = |i: usize| if i < points { &table.row(i)[start..end] } else { &nothing[..end - start] };
-            for (i, j, tile) in &mut share {
-                add_tile(&row, *i * TILE, *j * TILE, tile);
+
+    /// How many of it memory has room for, at least 1.
+    fn copies(&self) -> usize {
+        let bytes = match self {
+            Self::Squares(squares) => size_of_val(&squares[..]),
+            Self::Tiles(tiles) => size_of_val(&tiles[..]),
+        };
+        (MATRICES_MAX / bytes.max(1)).max(1)
+    }
+
+    /// Adds the products of a table's rows, `run` positions at a time.
+    fn add(&mut self, table: &Table, run: usize) {
+        match self {
+            Self::Squares(squares) => {
+                for (row, square) in squares.iter_mut().enumerate() {
+                    *square += table.row(row).chunks(run).map(|values| i128::from(simd::square(values))).sum::<i128>();
+                }
+            }
+            Self::Tiles(tiles) => {
+                let points = table.rows();
+                let count = points.div_ceil(TILE);
+                let nothing = vec![0; run];
+                for start in (0..table.width()).step_by(run) {
+                    let end = (start + run).min(table.width());
+                    let row = |i: usize| if i < points { &table.row(i)[start..end] } else { &nothing[..end - start] };
+                    let places = (0..count).flat_map(|i| (i..count).map(move |j| (i, j)));
+                    for ((i, j), tile) in places.zip(&mut *tiles) {
+                        add_tile(&row, i * TILE, j * TILE, tile);
+                    }
+                }
             }
         }
-        Ok(())
-    })
+    }
+
+    fn merge(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::Squares(into), Self::Squares(from)) => into.iter_mut().zip(from).for_each(|(a, b)| *a += b),
+            (Self::Tiles(into), Self::Tiles(from)) => {
+                let both = into.as_flattened_mut().iter_mut().zip(from.as_flattened());
+                both.for_each(|(a, b)| *a += b);
+            }
+            (Self::Squares(_), Self::Tiles(_)) | (Self::Tiles(_), Self::Squares(_)) => {
+                unreachable!("invariant: one measurement has one kind of products")
+            }
+        }
+    }
 }
 
 /// Adds the products of the rows from `i` with those from `j`.

@@ -4,11 +4,11 @@
 //! of values and counting, which is linear in their number; and for even more than a network is made for, columns are sorted
 //! one by one.
 
-use super::WorkError;
 use super::network::network;
 use super::parallel::{Threads, each, stripe};
 use super::simd::{self, LANES};
-use super::table::Table;
+use super::table::{Table, columns};
+use super::{Rows, WorkError};
 
 /// Updates up to which a network finds the middle faster than counting does.
 const COUNTING_MIN: usize = 400;
@@ -19,7 +19,7 @@ const NETWORK_MAX: usize = 2_048;
 #[derive(Debug)]
 pub(super) struct Ranks {
     /// Rows.
-    pub(super) rows: Vec<usize>,
+    rows: Vec<usize>,
     kind: Kind,
     pairs: Option<Vec<(u16, u16)>>,
 }
@@ -71,38 +71,53 @@ impl Ranks {
         }
     }
 
-    /// The sums of what counts of each column of `table`, which holds [`Self::rows`].
-    pub(super) fn sum(&self, table: &Table, threads: Threads) -> Result<Vec<i64>, WorkError> {
-        let mut sums = vec![0; table.width()];
-        let width = stripe(sums.len(), threads.for_values(sums.len().saturating_mul(self.rows.len())), LANES);
+    /// The sums of what counts over `len` positions from `start`; `bounds` are those of the positions.
+    pub(super) fn sum(
+        &self,
+        rows: &dyn Rows,
+        (start, len): (usize, usize),
+        bounds: &[(usize, i32)],
+        threads: Threads,
+    ) -> Result<Vec<i64>, WorkError> {
+        let mut sums = vec![0; len];
+        let threads = threads.for_values(len.saturating_mul(self.rows.len()));
+        let columns = columns(self.rows.len(), threads);
+        let width = stripe(len, threads, LANES);
         let stripes: Vec<_> = sums.chunks_mut(width).enumerate().map(|(i, sums)| (i * width, sums)).collect();
-        each(stripes, |(from, sums)| {
-            self.stripe(table, from, sums);
+        each(stripes, |(mut at, sums)| {
+            let mut table = Table::default();
+            let mut tile = vec![[0; LANES]; self.rows.len()];
+            for sums in sums.chunks_mut(columns) {
+                let range = start + at..start + at + sums.len();
+                table.fill(rows, &self.rows, &[range], (at, bounds), 0)?;
+                self.columns(&table, &mut tile, sums);
+                at += sums.len();
+            }
             Ok(())
         })?;
         Ok(sums)
     }
 
-    fn stripe(&self, table: &Table, from: usize, sums: &mut [i64]) {
-        let mut tile = vec![[0; LANES]; self.rows.len()];
+    /// The sums of each column of a table.
+    fn columns(&self, table: &Table, tile: &mut [[i32; LANES]], sums: &mut [i64]) {
         let mut out = [0; LANES];
-        for (at, sums) in (from..).step_by(LANES).zip(sums.chunks_mut(LANES)) {
+        for (at, sums) in (0..).step_by(LANES).zip(sums.chunks_mut(LANES)) {
             for (row, lanes) in tile.iter_mut().enumerate() {
                 lanes[..sums.len()].copy_from_slice(&table.row(row)[at..at + sums.len()]);
             }
             match (&self.pairs, self.kind) {
                 (Some(pairs), Kind::Middle { cut }) => {
-                    simd::sort(&mut tile, pairs);
+                    simd::sort(tile, pairs);
                     simd::total(&tile[cut..tile.len() - cut], &mut out);
                 }
                 (Some(pairs), Kind::NearMedian { keep }) => {
-                    simd::sort(&mut tile, pairs);
-                    simd::nearest(&tile, keep, &mut out);
+                    simd::sort(tile, pairs);
+                    simd::nearest(tile, keep, &mut out);
                 }
-                (None, Kind::Middle { cut }) => simd::middle(&tile, cut, &mut out),
+                (None, Kind::Middle { cut }) => simd::middle(tile, cut, &mut out),
                 (None, Kind::NearMedian { keep }) => {
-                    sort_columns(&mut tile);
-                    simd::nearest(&tile, keep, &mut out);
+                    sort_columns(tile);
+                    simd::nearest(tile, keep, &mut out);
                 }
             }
             sums.copy_from_slice(&out[..sums.len()]);

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::layout::Layout;
 use super::parallel::{Threads, each};
-use super::{Floats, RowError, Rows, Tensor, Work, WorkError, simd};
+use super::{Floats, RowError, Rows, Tensor, WAVE, Work, WorkError, simd};
 use crate::record::StateSlot;
 use crate::step::{ComputeError, ComputePlan, Made};
 use crate::store;
@@ -89,7 +89,7 @@ pub async fn run_with(
     let mut updates = Updates::new(plan, blobs, layout.shared * rule.planes())?;
     updates.verify(options)?;
     let blame = |e: WorkError| blame(plan, e);
-    let mut aggregation = work.begin().map_err(blame)?;
+    let mut aggregation = work.begin_in_waves(wave(plan, rule.planes(), options)).map_err(blame)?;
     let mut out = Vec::with_capacity(1 + slots.len());
     for _ in 0..=slots.len() {
         out.push(Out::begin(blobs, &header, size).await?);
@@ -122,6 +122,12 @@ fn tensors(plan: &ComputePlan) -> Result<Vec<Tensor>, ComputeError> {
         personal: plan.personal.contains(&t.name),
     };
     Ok(layout.iter().zip(&plan.grids).map(tensor).collect())
+}
+
+/// Coordinates a wave: fewer where the small updates' values would not fit into memory.
+fn wave(plan: &ComputePlan, planes: usize, options: &Options) -> usize {
+    let inline = plan.accepted.iter().filter(|(_, c)| c.inline).count();
+    (options.inline_bytes_max / 4 / planes / inline.max(1)).clamp(1, WAVE)
 }
 
 /// The stored values of a slot; None before there are any.

@@ -2,19 +2,18 @@
 
 use std::ops::Range;
 
-use super::parallel::{Threads, each};
 use super::sum::{BLOCK, check, read};
 use super::{Rows, WorkError};
 
-/// Bytes of a table at most.
+/// Bytes of the tables of all threads at most.
 const BYTES_MAX: usize = 64 << 20;
 
-/// Columns of a table of `rows` rows: as wide as a block, if memory allows.
-pub(super) fn columns(rows: usize) -> usize {
-    (BYTES_MAX / 4 / rows.max(1)).clamp(16, BLOCK) / 16 * 16
+/// Columns of each of `threads` tables of `rows` rows: as wide as a block, if memory allows.
+pub(super) fn columns(rows: usize, threads: usize) -> usize {
+    (BYTES_MAX / 4 / rows.max(1) / threads.max(1)).clamp(16, BLOCK) / 16 * 16
 }
 
-/// Values of several updates at the same positions.
+/// Values of several updates at the same positions. One thread's own; its memory is used again and again.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     values: Vec<i32>,
@@ -22,35 +21,32 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// An empty table with room for `more` rows below those of updates.
-    ///
-    /// Reads the values of `chosen` updates at `ranges` of positions, one row each, side by side; `bounds` are those of all
-    /// these positions in turn.
+    /// Reads the values of `chosen` updates at `ranges` of positions, one row each, side by side, and checks them against
+    /// `bounds`, which cover these positions from `at`; `more` empty rows follow.
     pub(super) fn fill(
         &mut self,
         rows: &dyn Rows,
         chosen: &[usize],
         ranges: &[Range<usize>],
-        bounds: &[(usize, i32)],
-        (more, threads): (usize, Threads),
+        (at, bounds): (usize, &[(usize, i32)]),
+        more: usize,
     ) -> Result<(), WorkError> {
         self.width = ranges.iter().map(Range::len).sum();
         self.values.resize((chosen.len() + more) * self.width, 0);
-        let count = threads.for_values(chosen.len() * self.width);
-        let each_thread = chosen.len().div_ceil(count);
-        let width = self.width.max(1);
-        let parts: Vec<_> = chosen.chunks(each_thread).zip(self.values.chunks_mut(each_thread * width)).collect();
-        each(parts, |(chosen, values)| {
-            for (row, values) in chosen.iter().zip(values.chunks_mut(width)) {
-                let mut at = 0;
-                for range in ranges {
-                    read(rows, *row, range.start, &mut values[at..at + range.len()])?;
-                    at += range.len();
-                }
-                check(*row, values, 0, bounds)?;
+        for (row, values) in chosen.iter().zip(self.values.chunks_mut(self.width.max(1))) {
+            let mut from = 0;
+            for range in ranges {
+                read(rows, *row, range.start, &mut values[from..from + range.len()])?;
+                from += range.len();
             }
-            Ok(())
-        })
+            check(*row, values, at, bounds)?;
+        }
+        Ok(())
+    }
+
+    /// Rows.
+    pub(super) fn rows(&self) -> usize {
+        self.values.len() / self.width.max(1)
     }
 
     /// Columns.
