@@ -6,7 +6,7 @@
 //!          then, for SCAFFOLD, the change of the control variate in the same way
 //! ```
 //! Promise: the same invitation, name, bytes, state and data give the same update and the same next state, to the bit. What
-//! is added to a control variate is what was quantised, so the coordinator's sum and the nodes' variates never drift apart.
+//! is added to a control variate is what was quantised, so the coordinator's sum and the nodes' variates do not drift apart.
 
 use std::ops::Range;
 
@@ -80,7 +80,7 @@ pub fn prepare(
     }
     let personal = outcome.personal.as_ref().map(|p| p.metrics);
     let state = LocalState {
-        control: plan.next_control(&outcome, &correction, &mut update)?,
+        control: plan.next_control(&outcome, &mut update)?,
         own: plan.own(&outcome),
         model: outcome.personal.map_or_else(Vec::new, |personal| personal.values),
     };
@@ -155,8 +155,7 @@ impl<'a> Plan<'a> {
 
     /// The received values of a range.
     fn received(&self, range: &Range<usize>) -> impl Iterator<Item = f32> + use<'a> {
-        let bytes = &self.received.model[self.offset + range.start * 4..self.offset + range.end * 4];
-        bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))
+        floats(self.received.model, self.offset, range)
     }
 
     /// The values training starts from: those received, with the node's own put over them.
@@ -225,37 +224,37 @@ impl<'a> Plan<'a> {
         own
     }
 
-    /// SCAFFOLD, option II: `c_i+` = `c_i` - c + (w received - w trained) / (steps * rate). Its change goes into the update.
-    fn next_control(
-        &self,
-        outcome: &LocalOutcome,
-        correction: &[f32],
-        update: &mut Update,
-    ) -> Result<Vec<f32>, String> {
+    /// SCAFFOLD, option II: `c_i+` - `c_i` = (w received - w trained) / (steps * rate) - c goes into the update; returns `c_i+`.
+    fn next_control(&self, outcome: &LocalOutcome, update: &mut Update) -> Result<Vec<f32>, String> {
         if !matches!(self.invitation.local, LocalRule::Scaffold { .. }) {
             return Ok(Vec::new());
         }
         let distance = f64::from(outcome.steps.max(1)) * self.invitation.training.learning_rate;
         let mut control = self.received.state.control.clone();
         control.resize(self.parameters, 0.0);
+        // The server's variate has the model's shape, so its values start at the same place of its bundle.
+        let server = self.received.control.unwrap_or_default();
         for tensor in self.tensors.iter().filter(|t| !t.personal) {
-            let range = tensor.range.clone();
-            let trained = &outcome.values[range.clone()];
-            let gone =
-                self.received(&range).zip(trained).map(|(old, new)| (f64::from(old) - f64::from(*new)) / distance);
-            let zero = std::iter::repeat_n(&0.0, if correction.is_empty() { range.len() } else { 0 });
-            let correction = correction.get(range.clone()).unwrap_or(&[]).iter().chain(zero);
+            let trained = outcome.values[tensor.range.clone()].iter().map(|v| f64::from(*v));
+            let gone = self.received(&tensor.range).zip(trained).map(|(old, new)| (f64::from(old) - new) / distance);
+            let c = floats(server, self.offset, &tensor.range).map(f64::from).chain(std::iter::repeat(0.0));
             #[expect(clippy::cast_possible_truncation, reason = "control variates are f32")]
-            let changes = gone.zip(correction).map(|(gradient, c)| (gradient - f64::from(*c)) as f32);
-            let kept = &mut control[range];
+            let changes = gone.zip(c).map(|(gradient, c)| (gradient - c) as f32);
+            let kept = &mut control[tensor.range.clone()];
             update.append(tensor, changes, |i, change| {
-                #[expect(clippy::cast_possible_truncation, reason = "control variates are f32")]
+                #[expect(clippy::cast_possible_truncation, reason = "exact below 2^24 steps of the grid")]
                 let sum = (f64::from(kept[i]) + change) as f32;
                 kept[i] = sum;
             })?;
         }
         Ok(control)
     }
+}
+
+/// Values of a bundle whose values start at `offset`; none if the bundle is empty.
+fn floats<'a>(bundle: &'a [u8], offset: usize, range: &Range<usize>) -> impl Iterator<Item = f32> + use<'a> {
+    let bytes = bundle.get(offset + range.start * 4..offset + range.end * 4).unwrap_or_default();
+    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))
 }
 
 fn same_shape(what: &str, architecture: &Architecture, invitation: &Invitation) -> Result<(), String> {
@@ -310,3 +309,6 @@ impl Update {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
