@@ -3,13 +3,31 @@
 use std::path::Path;
 use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::process::{LOOK, PATIENCE};
 use crate::village::{Village, addresses, job};
 
-const NODES: u32 = 2;
 const ROUNDS: u32 = 3;
+
+/// A job that everybody's update makes, so that its models are settled.
+#[derive(Debug, Clone)]
+struct Scenario {
+    nodes: u32,
+    job: Value,
+}
+
+impl Scenario {
+    fn of(nodes: u32, strategy: Value) -> Self {
+        let mut job = job("digits", ROUNDS, nodes);
+        job["strategy"] = strategy;
+        Self { nodes, job }
+    }
+
+    fn plain() -> Self {
+        Self::of(2, json!({"name": "fedavg"}))
+    }
+}
 
 /// Who dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +50,9 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A village whose nodes have joined and whose processes have stopped.
-async fn template(dir: &Path) -> (String, String) {
+async fn template(dir: &Path, nodes: u32) -> (String, String) {
     let mut village = Village::without_node(dir);
-    village.join_sites(NODES).await;
+    village.join_sites(nodes).await;
     for node in &mut village.nodes {
         node.terminate();
         node.wait();
@@ -58,7 +76,12 @@ struct Run {
 
 /// Runs the job in a copy of the template; the victim dies at `plan` and is started again. None if the gateway died
 /// before the job was asked for: such steps are not the job's.
-async fn run(template: &Path, (http, link): (&str, &str), crash: Option<(Victim, &str)>) -> Option<Run> {
+async fn run(
+    template: &Path,
+    (http, link): (&str, &str),
+    scenario: &Scenario,
+    crash: Option<(Victim, &str)>,
+) -> Option<Run> {
     let dir = tempfile::tempdir().unwrap();
     copy(template, dir.path());
     let plan = |victim| match crash {
@@ -68,10 +91,10 @@ async fn run(template: &Path, (http, link): (&str, &str), crash: Option<(Victim,
     let arguments = [&addresses(http, link)[..], &["--no-node"], &plan(Victim::Gateway)].concat();
     let mut village = Village::start_with(dir.path(), &arguments)?;
     village.run_node("site-0", &plan(Victim::Node));
-    for index in 1..NODES {
+    for index in 1..scenario.nodes {
         village.run_node(&format!("site-{index}"), &[]);
     }
-    let connected = |v: &Value| v["training"]["participant_summary"]["connected"] == NODES;
+    let connected = |v: &Value| v["training"]["participant_summary"]["connected"] == scenario.nodes;
     while !village.client.get::<Value>("status").await.is_ok_and(|v| connected(&v)) {
         if village.gateway.ended().is_some() {
             return None;
@@ -85,7 +108,7 @@ async fn run(template: &Path, (http, link): (&str, &str), crash: Option<(Victim,
         assert!(started.elapsed() < PATIENCE, "{crash:?}:\n{}", village.gateway.log());
         // A job whose answer was lost in the crash is asked for again: its id says whether it was accepted.
         if !asked {
-            let sent = village.client.post::<Value>("training/create", &job("digits", ROUNDS, NODES)).await;
+            let sent = village.client.post::<Value>("training/create", &scenario.job).await;
             asked = sent.is_ok() || sent.is_err_and(|e| e.code == aivillage::exit::ExitCode::Conflict);
         } else if let Ok(status) = village.client.get::<Value>("training/status/digits").await
             && status["status"] == "completed"
@@ -127,24 +150,25 @@ const GATEWAY_STEPS: [(&str, u32); 8] = [
 const TRIES: u32 = 10;
 
 /// Kills the victim before or after each of these steps, by name; all of them must come.
-async fn sweep(victim: Victim, when: &str, steps: &[(&str, u32)], sometimes: Option<&str>) {
+async fn sweep(scenario: &Scenario, victim: Victim, when: &[&str], steps: &[(&str, u32)], sometimes: Option<&str>) {
     let home = tempfile::tempdir().unwrap();
-    let (http, link) = template(home.path()).await;
+    let (http, link) = template(home.path(), scenario.nodes).await;
     let place = (http.as_str(), link.as_str());
-    let undisturbed = run(home.path(), place, None).await.expect("nothing dies");
+    let undisturbed = run(home.path(), place, scenario, None).await.expect("nothing dies");
     assert!(undisturbed.model.is_string() && undisturbed.step.is_none(), "{undisturbed:?}");
-    for (name, times) in steps {
-        for number in 1..=*times {
-            let plan = format!("{when}:{name}:{number}");
-            let run = run(home.path(), place, Some((victim, &plan))).await.expect("a step of the job");
-            assert_eq!(run.step, Some(format!("{plan} {name}")), "{victim:?} was to die there");
-            assert_eq!(run.model, undisturbed.model, "{victim:?} killed at {plan}");
-        }
+    let plans = |when: &&str| {
+        let each = steps.iter().flat_map(move |(name, times)| (1..=*times).map(move |number| (*name, number)));
+        each.map(|(name, number)| (name, format!("{when}:{name}:{number}"))).collect::<Vec<_>>()
+    };
+    for (name, plan) in when.iter().flat_map(plans) {
+        let run = run(home.path(), place, scenario, Some((victim, &plan))).await.expect("a step of the job");
+        assert_eq!(run.step, Some(format!("{plan} {name}")), "{victim:?} was to die there");
+        assert_eq!(run.model, undisturbed.model, "{victim:?} killed at {plan}");
     }
     let Some(name) = sometimes else { return };
-    let plan = format!("{when}:{name}:1");
+    let plan = format!("{}:{name}:1", when[0]);
     for _ in 0..TRIES {
-        let run = run(home.path(), place, Some((victim, &plan))).await.expect("a step of the job");
+        let run = run(home.path(), place, scenario, Some((victim, &plan))).await.expect("a step of the job");
         assert_eq!(run.model, undisturbed.model, "{victim:?} killed at {plan}");
         if run.step.is_some() {
             return;
@@ -155,20 +179,45 @@ async fn sweep(victim: Victim, when: &str, steps: &[(&str, u32)], sometimes: Opt
 
 #[tokio::test]
 async fn a_gateway_killed_before_any_step_of_a_job_ends_in_the_undisturbed_model() {
-    sweep(Victim::Gateway, "before", &GATEWAY_STEPS, Some("update_stored")).await;
+    sweep(&Scenario::plain(), Victim::Gateway, &["before"], &GATEWAY_STEPS, Some("update_stored")).await;
 }
 
 #[tokio::test]
 async fn a_gateway_killed_after_any_step_of_a_job_ends_in_the_undisturbed_model() {
-    sweep(Victim::Gateway, "after", &GATEWAY_STEPS, Some("update_stored")).await;
+    sweep(&Scenario::plain(), Victim::Gateway, &["after"], &GATEWAY_STEPS, Some("update_stored")).await;
 }
 
 #[tokio::test]
 async fn a_node_killed_before_or_after_any_of_its_steps_ends_in_the_undisturbed_model() {
-    for when in ["before", "after"] {
-        // One a round: its update.
-        sweep(Victim::Node, when, &[("update", ROUNDS)], None).await;
-    }
+    // One a round: its update.
+    sweep(&Scenario::plain(), Victim::Node, &["before", "after"], &[("update", ROUNDS)], None).await;
+}
+
+/// Steps between which a round's model and its server state are made.
+const MAKING_STEPS: [(&str, u32); 3] = [("round_opened", 1), ("round_closed", ROUNDS), ("round_published", ROUNDS)];
+
+#[tokio::test]
+async fn server_state_survives_a_gateway_killed_wherever_a_model_is_made() {
+    let adam = Scenario::of(2, json!({"name": "fedadam", "config": {"eta": 0.05}}));
+    sweep(&adam, Victim::Gateway, &["before", "after"], &MAKING_STEPS, None).await;
+}
+
+#[tokio::test]
+async fn ranks_are_the_same_after_a_gateway_was_killed_wherever_a_model_is_made() {
+    let trimmed = Scenario::of(3, json!({"name": "trimmed_mean", "config": {"beta": 0.4}}));
+    sweep(&trimmed, Victim::Gateway, &["before", "after"], &MAKING_STEPS, None).await;
+}
+
+#[tokio::test]
+async fn control_variates_survive_a_gateway_killed_wherever_a_model_is_made() {
+    let scaffold = Scenario::of(2, json!({"name": "scaffold"}));
+    sweep(&scaffold, Victim::Gateway, &["before", "after"], &MAKING_STEPS, None).await;
+}
+
+#[tokio::test]
+async fn a_control_variate_survives_its_node_killed_at_any_of_its_steps() {
+    let scaffold = Scenario::of(2, json!({"name": "scaffold"}));
+    sweep(&scaffold, Victim::Node, &["before", "after"], &[("state", ROUNDS), ("update", ROUNDS)], None).await;
 }
 
 #[tokio::test]
