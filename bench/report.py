@@ -159,7 +159,12 @@ def machines(results):
         loads = [load for _, load in cases]
         names = "all" if len(seen) == 1 else ", ".join(name for name, _ in cases)
         rows.append([date, f"{cpu}, {cores} cores, {memory} GB", kernel, commit, f"{min(loads)} to {max(loads)}", names])
-    return table(["date", "machine", "kernel", "commit", "load before a case", "cases"], rows)
+    text = table(["date", "machine", "kernel", "commit", "load before a case", "cases"], rows)
+    timed = [r for name, r in results.items() if name != "robust"]
+    busy = max((r["load_before"] / r["machine"]["cores"] for r in timed), default=0)
+    if busy > 0.5:
+        text += "\n\n**The machine did other work meanwhile (see the load): take these figures again on an idle one.**"
+    return text
 
 
 def performance(results):

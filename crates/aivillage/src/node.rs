@@ -33,7 +33,7 @@ use crate::config::NodeConfig;
 use crate::crash::{CrashPlan, CrashPoint};
 use crate::exit::{CliError, ExitCode};
 
-pub use bench::BenchTrainer;
+pub use bench::{BenchTrainer, bench_input};
 pub use commands::{JoinOptions, join, leave};
 pub use folder::{FileLog, NodeFolder};
 pub use measure::report;
@@ -136,7 +136,13 @@ pub struct Abilities {
 pub fn abilities(options: &NodeOptions) -> Result<Abilities, CliError> {
     let config = options.folder.config()?;
     let trainer: Arc<dyn Trainer> = match options.bench_params {
-        Some(parameters) => Arc::new(BenchTrainer::new(parameters)),
+        Some(parameters) => {
+            let input = bench_input(parameters).ok_or_else(|| {
+                CliError::new(ExitCode::Usage, format!("no input of a linear regression has {parameters} values"))
+                    .hint("one more than a number up to 1048576, or than a product of two")
+            })?;
+            Arc::new(BenchTrainer::new(input))
+        }
         None => {
             let mut sets = Vec::new();
             for source in &config.data {

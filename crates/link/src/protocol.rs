@@ -170,3 +170,31 @@ impl Refusal {
         Self { reason: Reason::Busy, detail: detail.into(), retry_after_ms: Some(retry_after_ms) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_answer_to_the_question_for_the_offset_reads_back_as_it_was(number: u64, text in ".{0,20}") {
+            let replies = [
+                UpdateReply::Accepted,
+                UpdateReply::Retry { after_ms: number },
+                UpdateReply::Refused { reason: text.clone(), detail: text },
+            ];
+            for reply in replies {
+                let json = serde_json::to_vec(&Standing::Reply(reply.clone())).unwrap();
+                prop_assert_eq!(&json, &serde_json::to_vec(&reply).unwrap(), "as the answer to a PUT");
+                let read = serde_json::from_slice(&json).unwrap();
+                prop_assert!(matches!(read, Standing::Reply(got) if got == reply));
+            }
+            let json = serde_json::to_string(&Standing::Send { offset: number }).unwrap();
+            prop_assert_eq!(&json, &format!("{{\"offset\":{number}}}"));
+            let read = serde_json::from_str(&json).unwrap();
+            let same = matches!(read, Standing::Send { offset } if offset == number);
+            prop_assert!(same, "the offset reads back");
+        }
+    }
+}

@@ -6,12 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use aivillage_base::ports::{Payload, StoreError};
+use aivillage_base::ports::{BlobReader, Payload, StoreError};
 use aivillage_base::rng::os_bytes;
 use aivillage_base::wire::{BlobRef, Declined, Peer, RoundKey, UpdateHeader, UpdateReply};
 use aivillage_base::{Digest, JobId, ModelId};
@@ -303,7 +302,11 @@ impl Coordinator {
         Ok(broadcast::channel(1).1)
     }
 
-    pub(crate) async fn model(&self, id: &JobId, round: Option<u32>) -> Result<(BlobRef, Bytes), TrainingError> {
+    pub(crate) async fn model(
+        &self,
+        id: &JobId,
+        round: Option<u32>,
+    ) -> Result<(BlobRef, Arc<dyn BlobReader>), TrainingError> {
         let record = store::job(&*self.deps.records, id).await?.ok_or(TrainingError::NotFound)?;
         let found = match round {
             None => record.model,
@@ -320,8 +323,10 @@ impl Coordinator {
             ))
         };
         let blob = found.ok_or_else(missing)?;
-        let bytes = self.deps.blobs.read(&blob.digest).await?.ok_or_else(missing)?;
-        Ok((blob, bytes))
+        let blobs = Arc::clone(&self.deps.blobs);
+        let opened = tokio::task::spawn_blocking(move || blobs.open(&blob.digest)).await;
+        let opened = opened.map_err(|e| StoreError::Unavailable(e.to_string()))??;
+        Ok((blob, opened.ok_or_else(missing)?))
     }
 
     pub(crate) fn stats(&self) -> TrainingStats {

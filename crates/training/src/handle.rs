@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::sync::broadcast;
 
-use aivillage_base::ports::{Blobs, Payload, Records, Transport};
+use aivillage_base::ports::{BlobReader, Blobs, Payload, Records, Transport};
 use aivillage_base::time::Clock;
 use aivillage_base::wire::{BlobRef, Declined, Peer, RoundKey, UpdateHeader, UpdateReply};
 use aivillage_base::{Architecture, Digest, JobId, ModelId};
@@ -139,11 +138,15 @@ impl Training {
         self.coordinator.events(job).await
     }
 
-    /// The bundle a job has published for `round`, or its newest.
+    /// The bundle a job has published for `round`, or its newest, opened: it is not verified, and may be large.
     ///
     /// # Errors
     /// No such job or round; the round's model is no longer kept.
-    pub async fn model(&self, job: &JobId, round: Option<u32>) -> Result<(BlobRef, Bytes), TrainingError> {
+    pub async fn model(
+        &self,
+        job: &JobId,
+        round: Option<u32>,
+    ) -> Result<(BlobRef, Arc<dyn BlobReader>), TrainingError> {
         self.coordinator.model(job, round).await
     }
 

@@ -226,6 +226,9 @@ impl Participant {
         let yes = Up::Answer { key: key.clone(), declined: None };
         // The answer only tells the coordinator to wait; the update itself says yes as well.
         let (_, fetched) = tokio::join!(self.deps.uplink.send(&yes), self.fetch_all(&invitation));
+        if fetched.is_ok() {
+            tracing::info!(%key, model = %invitation.model.digest, "model received");
+        }
         let prepared = match fetched {
             Ok((model, control)) => self.train(invitation, model, control, cancel.clone()).await,
             Err(reason) => Err(reason),

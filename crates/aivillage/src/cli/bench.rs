@@ -4,9 +4,11 @@
 //! same run is `bench/`'s business.
 
 mod aggregate;
+mod ingest;
 mod robust;
 mod round;
 mod train;
+mod updates;
 
 use std::path::Path;
 
@@ -21,6 +23,10 @@ pub enum BenchCommand {
     Aggregate(aggregate::AggregateArgs),
     /// Rounds of real processes that send updates without training
     Round(round::RoundArgs),
+    /// Updates over the node link into durable blobs
+    Ingest(ingest::IngestArgs),
+    /// The coordinator's part of a round with many small updates
+    Updates(updates::UpdatesArgs),
     /// Accuracy of each strategy when some nodes are not honest, on real data
     Robust(robust::RobustArgs),
     /// Local training: samples a second on one thread
@@ -31,6 +37,8 @@ pub(super) async fn run(command: BenchCommand) -> Result<(), CliError> {
     match command {
         BenchCommand::Aggregate(args) => aggregate::run(&args).await,
         BenchCommand::Round(args) => round::run(&args).await,
+        BenchCommand::Ingest(args) => ingest::run(&args).await,
+        BenchCommand::Updates(args) => updates::run(&args).await,
         BenchCommand::Robust(args) => robust::run(&args),
         BenchCommand::Train(args) => train::run(&args),
     }
@@ -49,16 +57,20 @@ fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 
-/// Resident memory of a process in kB.
-fn resident(pid: u32) -> Option<u64> {
-    memory_kb(pid, "VmRSS")
-}
-
 /// Resident memory of a process in kB: `VmRSS` now, `VmHWM` at its peak.
 fn memory_kb(pid: u32, which: &str) -> Option<u64> {
     let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix(which)?.strip_prefix(':'))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// User and system time of a process or thread from its `stat`: two fields behind its name in brackets.
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn cpu_s(path: &Path) -> std::io::Result<f64> {
+    let text = std::fs::read_to_string(path)?;
+    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
 #[cfg(test)]
@@ -69,6 +81,8 @@ mod tests {
     fn the_median_of_an_even_number_is_between_the_middle_ones() {
         assert!((median(vec![4.0, 1.0, 3.0, 2.0]) - 2.5).abs() < 1e-9);
         assert!((median(vec![9.0, 1.0, 3.0]) - 3.0).abs() < 1e-9);
-        assert!(resident(std::process::id()).is_some_and(|kb| kb > 1_000));
+        for which in ["VmRSS", "VmHWM"] {
+            assert!(memory_kb(std::process::id(), which).is_some_and(|kb| kb > 1_000));
+        }
     }
 }

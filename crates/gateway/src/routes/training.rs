@@ -1,12 +1,17 @@
 //! `/v1/federated/training/*`: create, watch and end jobs, fetch their models.
 
-use aivillage_base::ports::Batch;
-use aivillage_base::{ErrorKind, JobId};
+use std::sync::Arc;
+
+use aivillage_base::ports::{Batch, BlobReader};
+use aivillage_base::wire::BlobRef;
+use aivillage_base::{Digest, ErrorKind, JobId};
 use aivillage_training::TrainingError;
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, ETAG};
+use bytes::Bytes;
+use http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 
 use super::{Caller, JsonObject, NoFields, Params, Shared};
 use crate::app::App;
@@ -15,6 +20,9 @@ use crate::body::{Fields, FromFields as _};
 use crate::dto::training::{CancelAnswer, CreateAnswer, CreateJob, JobAnswer, JobList, ModelQuery, StatusQuery};
 use crate::idempotency::Attempt;
 use crate::problem::{Fault, Problem};
+
+/// Bytes of a model that are in memory at a time, for each that is fetched.
+const PIECE: usize = 256 * 1024;
 
 /// Who created which job. The gateway's own table: training does not know callers.
 const OWNERS: &str = "gateway_job_owners";
@@ -146,11 +154,38 @@ pub(crate) async fn model(
     Params(query): Params<ModelQuery>,
 ) -> Result<Response, Problem> {
     let job = job_id(&id)?;
-    let (blob, bytes) = app.training()?.model(&job, query.round).await?;
+    let (blob, reader) = app.training()?.model(&job, query.round).await?;
     let headers = [
         (CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (CONTENT_LENGTH, blob.bytes.to_string()),
         (CONTENT_DISPOSITION, format!("attachment; filename=\"{job}.safetensors\"")),
         (ETAG, format!("\"{}\"", blob.digest)),
     ];
-    Ok((headers, bytes).into_response())
+    Ok((headers, Body::from_stream(verified(blob, reader))).into_response())
+}
+
+/// The bytes of a stored blob, piece by piece; one that is damaged is cut before its last piece, so that nobody takes it
+/// for whole.
+fn verified(blob: BlobRef, reader: Arc<dyn BlobReader>) -> impl futures_util::Stream<Item = std::io::Result<Bytes>> {
+    futures_util::stream::try_unfold((0, blake3::Hasher::new()), move |(offset, mut hasher)| {
+        let reader = Arc::clone(&reader);
+        async move {
+            let length = usize::try_from(blob.bytes - offset).map_or(PIECE, |left| left.min(PIECE));
+            if length == 0 {
+                return Ok(None);
+            }
+            let next = offset + length as u64;
+            let work = move || {
+                let mut piece = vec![0; length];
+                reader.read_at(offset, &mut piece).map_err(std::io::Error::other)?;
+                hasher.update(&piece);
+                if next == blob.bytes && Digest::from(hasher.finalize()) != blob.digest {
+                    return Err(std::io::Error::other(format!("the stored model {} is damaged", blob.digest)));
+                }
+                Ok((piece, hasher))
+            };
+            let (piece, hasher) = tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)??;
+            Ok(Some((Bytes::from(piece), (next, hasher))))
+        }
+    })
 }

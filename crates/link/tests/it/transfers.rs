@@ -176,3 +176,28 @@ async fn a_node_keeps_one_update_a_job_and_four_in_all() {
     let held = room - 4 * 64 * MB as u64;
     until(|| async { village.blobs.available().await.unwrap() == held }).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_place_to_receive_a_node_is_asked_to_come_back() {
+    let village = Village::with(LinkConfig { uploads: 1, body_pause: Duration::from_secs(5), ..impatient() }).await;
+    let middleman = Middleman::before(&village).await;
+    let slow = node_behind(&middleman, &village).await;
+    let quick = village.node("quick").await;
+    let payload = noise(64 * MB);
+    let front = header(&payload);
+    let (sent, link) = (middleman.up(), slow.link.clone());
+    let (his_front, his_payload) = (front.clone(), payload.clone());
+    let sending = tokio::spawn(async move { link.upload(&his_front, his_payload).await });
+    until(|| async { middleman.up() > sent + MB as u64 }).await;
+    // His line falls silent, and he holds the only place.
+    middleman.swallow(u64::MAX);
+    let reply = soon(quick.link.upload(&front, payload.clone())).await.unwrap();
+    assert!(matches!(reply, UpdateReply::Retry { after_ms: 1.. }), "{reply:?}");
+    sending.abort();
+    // The gateway notices the silence, and the place is free.
+    let accepted = || async {
+        let reply = quick.link.upload(&front, payload.clone()).await.unwrap();
+        reply == UpdateReply::Accepted
+    };
+    until(accepted).await;
+}

@@ -79,6 +79,10 @@ impl Intake {
         let received = self.received + bytes.len() as u64;
         let fits = self.gathered.len() + bytes.len() <= GATHER && received <= self.promised;
         if fits {
+            if self.gathered.capacity() == 0 {
+                let expected = usize::try_from(self.promised).unwrap_or(GATHER);
+                self.gathered.reserve_exact(expected.min(GATHER).max(bytes.len()));
+            }
             self.gathered.extend_from_slice(bytes);
             self.received = received;
         }
@@ -94,8 +98,11 @@ impl Intake {
             self.shared.ledger().promise(more, free)?;
             self.promised = self.received;
         }
-        let gathered = std::mem::take(&mut self.gathered);
+        let mut gathered = std::mem::take(&mut self.gathered);
         self.write_out(&gathered)?;
+        // Kept for the next: fresh memory of this size costs as much as hashing what comes into it.
+        gathered.clear();
+        self.gathered = gathered;
         self.write_out(bytes)
     }
 

@@ -1,4 +1,8 @@
 //! `aivillage bench round`: rounds of real processes that send updates without training.
+//!
+//! Many rounds tell what a round costs when everything is warm; `--rounds 1` is the other case, [`single`].
+
+mod single;
 
 use std::time::Duration;
 
@@ -7,11 +11,12 @@ use aivillage_base::time::{Clock as _, SystemClock};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{median, resident, rounded};
+use super::{median, memory_kb, rounded};
 use crate::cli::out;
 use crate::cli::watch::{News, Watch};
 use crate::client::Client;
 use crate::exit::{CliError, ExitCode};
+use crate::node::bench_input;
 use crate::processes::{Plan, Village};
 
 /// Which rounds.
@@ -20,11 +25,11 @@ pub struct RoundArgs {
     /// Node processes
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=200))]
     nodes: u32,
-    /// Values of the model
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    /// Values of the model: one more than a number up to 1048576, or than a product of two
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(2..=1_000_000_000))]
     params: u32,
-    /// Rounds that are measured, after two that warm up
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(3..=10_000))]
+    /// Rounds that are measured, after two that warm up; 1: a single one without, until every node has the new model
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
     /// One JSON document on stdout
     #[arg(long)]
@@ -35,6 +40,10 @@ pub struct RoundArgs {
 const WARM_UP: u32 = 2;
 
 pub(super) async fn run(args: &RoundArgs) -> Result<(), CliError> {
+    if bench_input(args.params as usize).is_none() {
+        return Err(CliError::new(ExitCode::Usage, format!("--params {}: no such linear regression", args.params))
+            .hint("one more than a number up to 1048576, or than a product of two, as 100000000 is"));
+    }
     let dir = std::env::temp_dir().join(format!("aivillage-bench-{}", std::process::id()));
     let plan = Plan {
         dir: dir.clone(),
@@ -43,7 +52,10 @@ pub(super) async fn run(args: &RoundArgs) -> Result<(), CliError> {
     };
     let result = match Village::start(plan).await {
         Ok(village) => {
-            let result = measure(args, &village).await;
+            let result = match args.rounds {
+                1 => single::measure(args, &village).await,
+                _ => measure(args, &village).await,
+            };
             village.stop().await;
             result
         }
@@ -54,6 +66,12 @@ pub(super) async fn run(args: &RoundArgs) -> Result<(), CliError> {
     let document = result?;
     if args.json {
         out::document(&document);
+    } else if args.rounds == 1 {
+        let names = ["nodes", "params", "seconds", "open_to_close_ms", "fsyncs", "fsync_ms", "digest"];
+        let mut pairs: Vec<_> = names.iter().map(|n| (*n, out::cell(&document[*n]))).collect();
+        pairs.push(("peak memory of gateway", format!("{} kB", out::cell(&document["peak_rss_kb"]["gateway"]))));
+        pairs.push(("of largest node", format!("{} kB", out::cell(&document["peak_rss_kb"]["node_max"]))));
+        out::line(&out::fields(&pairs));
     } else {
         let names = ["nodes", "params", "rounds", "median_ms", "wall_ms", "fsyncs", "fsync_ms", "fsync_critical_ms"];
         let mut pairs: Vec<_> = names.iter().map(|n| (*n, out::cell(&document[*n]))).collect();
@@ -78,6 +96,21 @@ pub(super) async fn run(args: &RoundArgs) -> Result<(), CliError> {
     Ok(())
 }
 
+/// A job of `total` rounds in which every node takes part.
+fn job(args: &RoundArgs, total: u32) -> Value {
+    json!({
+        "job_name": "benchmark of rounds",
+        "model_architecture": "linear_regression",
+        "total_rounds": total,
+        "min_participants": args.nodes,
+        "max_participants": args.nodes,
+        "strategy": { "name": "fedavg" },
+        "privacy_techniques": [],
+        "dataset_requirements": { "dataset": "bench" },
+        "seed": 1,
+    })
+}
+
 /// One ended round, as this process saw it.
 struct Seen {
     at_ms: u64,
@@ -89,19 +122,8 @@ async fn measure(args: &RoundArgs, village: &Village) -> Result<Value, CliError>
     let total = args.rounds + WARM_UP;
     let (gateway, nodes) = village.pids();
     let idle = memory(gateway, &nodes);
-    let job = json!({
-        "job_name": "benchmark of rounds",
-        "model_architecture": "linear_regression",
-        "total_rounds": total,
-        "min_participants": args.nodes,
-        "max_participants": args.nodes,
-        "strategy": { "name": "fedavg" },
-        "privacy_techniques": [],
-        "dataset_requirements": { "dataset": "bench" },
-        "seed": 1,
-    });
     let clock = SystemClock::new();
-    let created: Value = client.post("training/create", &job).await?;
+    let created: Value = client.post("training/create", &job(args, total)).await?;
     let id = created["job_id"].as_str().unwrap_or_default();
     let mut watch = Watch::new(client.clone(), id, Duration::from_secs(10));
     let mut seen: Vec<Seen> = Vec::new();
@@ -204,5 +226,6 @@ async fn syncs(client: &Client) -> Result<Syncs, CliError> {
 
 /// Resident memory in kB: of the gateway, and of the largest node.
 fn memory(gateway: u32, nodes: &[u32]) -> (Option<u64>, Option<u64>) {
-    (resident(gateway), nodes.iter().filter_map(|pid| resident(*pid)).max())
+    let resident = |pid: &u32| memory_kb(*pid, "VmRSS");
+    (resident(&gateway), nodes.iter().filter_map(resident).max())
 }

@@ -1,8 +1,10 @@
 //! Any sequence of inputs, with restarts anywhere: what must always be true of a job.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 use super::*;
 use crate::record::MemberState;
@@ -19,6 +21,8 @@ enum Op {
     Fail(usize),
     /// From whom; how many attempts ago; which of two updates; in the blob store?
     Update(usize, usize, i32, bool),
+    /// From whom, for whatever it was invited to.
+    Due(usize),
     /// Out of the grid's range.
     Wild(usize),
     Initialised,
@@ -48,6 +52,17 @@ fn op() -> impl Strategy<Value = Op> {
         1 => prop::bool::weighted(0.1).prop_map(|yes| if yes { Op::Cancel } else { Op::Retry }),
         2 => prop_oneof![Just(1_000u64), Just(6_000), Just(30_000), Just(61_000)].prop_map(Op::Pass),
         1 => Just(Op::Restart),
+    ]
+}
+
+/// What mostly happens where a buffer fills: nodes work, and some are slower than others.
+fn work() -> impl Strategy<Value = Op> {
+    let node = 0..NODES.len();
+    prop_oneof![
+        6 => node.clone().prop_map(Op::Yes),
+        8 => node.prop_map(Op::Due),
+        6 => Just(Op::Computed(true)),
+        1 => op(),
     ]
 }
 
@@ -88,6 +103,13 @@ impl World {
             Op::Update(n, ago, which, in_blobs) => {
                 let make = if in_blobs { stored } else { update };
                 let (header, payload) = make(&self.key(ago), [which, 2, 3, i32::try_from(n).unwrap()], 10);
+                self.headers.push((who(n), header.clone()));
+                Input::Update(who(n), header, payload)
+            }
+            Op::Due(n) => {
+                let member = self.bench.job.round().and_then(|round| round.member(&who(n).name));
+                let key = member.map_or(&now, |m| m.works_on(&now)).clone();
+                let (header, payload) = update(&key, [7, 2, 3, i32::try_from(n).unwrap()], 10);
                 self.headers.push((who(n), header.clone()));
                 Input::Update(who(n), header, payload)
             }
@@ -256,6 +278,25 @@ proptest! {
             world.apply(op);
         }
     }
+}
+
+#[test]
+fn no_sequence_of_inputs_breaks_an_asynchronous_job_and_members_at_work_are_carried() {
+    let stale = Cell::new(0);
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(400));
+    let run = |(size, ops): (u32, Vec<Op>)| {
+        let mut world = World::new(size, true);
+        let joins = (0..NODES.len()).map(Op::Join);
+        for op in [Op::Start].into_iter().chain(joins).chain([Op::Initialised]).chain(ops) {
+            world.apply(op);
+        }
+        let counted =
+            world.bench.store.saved.attempts.iter().flat_map(|r| &r.members).filter_map(MemberRecord::counted);
+        stale.set(stale.get() + counted.filter(|c| c.base.is_some()).count());
+        Ok(())
+    };
+    runner.run(&(1u32..4, prop::collection::vec(work(), 1..120)), run).unwrap();
+    assert!(stale.get() > 100, "only {} updates counted in a later round", stale.get());
 }
 
 /// Runs a job of three rounds with three faithful nodes, killed and restored after every `every`-th step.
