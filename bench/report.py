@@ -149,6 +149,11 @@ def rounds(results):
 
 def machines(results):
     """Where and when the figures were taken."""
+    results = {name: result for name, result in results.items() if name != "robust"}
+    if not results:
+        return (
+            "No timed results are in this tree yet: take them with `bench/run.py` on a machine that does nothing else."
+        )
     seen = {}
     for name, result in results.items():
         m = result["machine"]
@@ -160,8 +165,7 @@ def machines(results):
         names = "all" if len(seen) == 1 else ", ".join(name for name, _ in cases)
         rows.append([date, f"{cpu}, {cores} cores, {memory} GB", kernel, commit, f"{min(loads)} to {max(loads)}", names])
     text = table(["date", "machine", "kernel", "commit", "load before a case", "cases"], rows)
-    timed = [r for name, r in results.items() if name != "robust"]
-    busy = max((r["load_before"] / r["machine"]["cores"] for r in timed), default=0)
+    busy = max(r["load_before"] / r["machine"]["cores"] for r in results.values())
     if busy > 0.5:
         text += "\n\n**The machine did other work meanwhile (see the load): take these figures again on an idle one.**"
     return text
