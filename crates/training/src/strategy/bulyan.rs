@@ -1,7 +1,7 @@
 //! Bulyan: Krum chooses a set, and each coordinate is a mean around the median of that set.
 //!
 //! El Mhamdi, Guerraoui and Rouault 2018, "The Hidden Vulnerability of Distributed Learning in Byzantium", section 4:
-//! Krum (see [`super::krum`]) is run n - 2f times, each time without the update it chose before; then each coordinate is the
+//! Krum (see `krum`) is run n - 2f times, each time without the update it chose before; then each coordinate is the
 //! mean of the n - 4f values nearest to the median of the chosen set's. This is Flower's `aggregate_bulyan`; Flower's newer
 //! message interface runs Multi-Krum once instead of Krum repeatedly, and there we stay with the paper.
 //! Numbers of examples do not count.

@@ -4,7 +4,7 @@
 //! round's direction v (zero in the first round), `iterations` times
 //! v <- v + 1/n sum_k (d_k - v) min(1, `tau` / |d_k - v|);  then w(r+1) = w(r) + v.
 //! Numbers of examples do not count. v stays a combination of the updates and the last v, so the iteration runs on distances
-//! alone ([`super::affine`]).
+//! alone (`affine`).
 //! State: `centre`, v rounded to the round's grid (by half a step at most), as long as the model.
 //!
 //! Settings: `tau` (1e-9 to 1e9; absent = the median distance of the round's updates from the last v), `iterations` (1 to

@@ -1,6 +1,6 @@
 //! Adagrad at the server: each coordinate's step shrinks with all it has moved so far.
 //!
-//! Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2 (FedAdagrad), see [`super::fedopt`]:
+//! Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2 (FedAdagrad), see `fedopt`:
 //! v(r) = v(r-1) + d^2; rate = eta.
 //!
 //! Settings: `eta` (1e-9 to 1000, default 0.1), `beta_1` (0 to 0.999999, default 0), `tau` (1e-12 to 1, default 0.001):

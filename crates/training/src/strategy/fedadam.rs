@@ -1,6 +1,6 @@
 //! Adam at the server.
 //!
-//! Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2 (FedAdam), see [`super::fedopt`]:
+//! Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2 (FedAdam), see `fedopt`:
 //! v(r) = beta_2 v(r-1) + (1 - beta_2) d^2,  rate = eta sqrt(1 - beta_2^(r+1)) / (1 - beta_1^(r+1)) in round r = 1, 2, ..
 //! The correction of the bias is not in the paper's algorithm; it is Flower's (Kingma and Ba 2015, end of section 2, with
 //! the exponent one ahead), and we follow Flower, so that settings can be carried over.

@@ -1,6 +1,6 @@
 //! Yogi at the server: Adam whose second moment changes slowly in both directions.
 //!
-//! Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2 (FedYogi), see [`super::fedopt`]:
+//! Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2 (FedYogi), see `fedopt`:
 //! v(r) = v(r-1) - (1 - beta_2) d^2 sign(v(r-1) - d^2), with sign(0) = 0; rate = eta.
 //!
 //! Settings: `eta` (1e-9 to 1000, default 0.01), `beta_1` (0 to 0.999999, default 0.9), `beta_2` (0 to 0.999999, default

@@ -3,7 +3,7 @@
 //! Pillutla, Kakade and Harchaoui 2022, "Robust Aggregation for Federated Learning" (RFA), algorithm 2, the smoothed
 //! Weiszfeld iteration: from the weighted mean, z <- sum_k b_k d_k / sum_k b_k with b_k = n_k / max(`smoothing`, |d_k - z|), until
 //! the sum of n_k |d_k - z| changes by less than `tolerance` of itself. z is a combination of the updates, so the iteration
-//! runs on their distances alone ([`super::affine`]); then one weighted sum is made. The paper stops after some rounds of
+//! runs on their distances alone (`affine`); then one weighted sum is made. The paper stops after some rounds of
 //! messages; here a step costs n^2 and no message, so it runs to the end.
 //!
 //! Settings: `smoothing` (1e-12 to 1, default 1e-6), `max_iterations` (1 to 10,000, default 100), `tolerance` (0 to 0.1,

@@ -1,7 +1,7 @@
 //! Multi-Krum: the mean of the updates that lie closest to their neighbours.
 //!
 //! Blanchard et al. 2017, "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent", section 5: scores as in
-//! [`super::krum`]; the `to_keep` updates of the lowest scores are averaged (of equal scores the first by name). The paper's
+//! `krum`; the `to_keep` updates of the lowest scores are averaged (of equal scores the first by name). The paper's
 //! mean is unweighted; Flower weights by numbers of examples, and so do we: a dishonest update that is kept counts by what
 //! its node says, up to the job's `max_examples`.
 //!
