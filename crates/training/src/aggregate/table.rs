@@ -2,15 +2,18 @@
 
 use std::ops::Range;
 
-use super::sum::{BLOCK, check, read};
+use super::sum::{check, read};
 use super::{Rows, WorkError};
 
 /// Bytes of the tables of all threads at most.
 const BYTES_MAX: usize = 64 << 20;
 
-/// Columns of each of `threads` tables of `rows` rows: as wide as a block, if memory allows.
+/// Columns of a table at most: 16 KiB of each update, the shortest read that costs little more than its bytes.
+const COLUMNS_MAX: usize = 4096;
+
+/// Columns of each of `threads` tables of `rows` rows: as many as memory allows.
 pub(super) fn columns(rows: usize, threads: usize) -> usize {
-    (BYTES_MAX / 4 / rows.max(1) / threads.max(1)).clamp(16, BLOCK) / 16 * 16
+    (BYTES_MAX / 4 / rows.max(1) / threads.max(1)).clamp(16, COLUMNS_MAX) / 16 * 16
 }
 
 /// Values of several updates at the same positions. One thread's own; its memory is used again and again.
