@@ -42,6 +42,34 @@ async fn a_full_disk_is_told_with_sizes_and_spares_those_that_fit() {
 }
 
 #[tokio::test]
+async fn a_file_of_the_first_version_is_brought_to_this_one_with_all_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.sqlite");
+    let (open, clock) = (ManualClock::at(0), ManualClock::at(0));
+    let rows: Vec<(String, Vec<u8>)> = (0..300).map(|n| (format!("{n:03}"), vec![7; n * 100])).collect();
+    {
+        let first = rusqlite::Connection::open(&path).unwrap();
+        first.execute_batch(schema::MIGRATIONS[0]).unwrap();
+        first.execute_batch("PRAGMA application_id = 1095325292; PRAGMA user_version = 1").unwrap();
+        for (key, value) in &rows {
+            let seal = apply::seal("t", key, 3, value);
+            let insert = "INSERT INTO records (tbl, key, version, value, seal) VALUES ('t', ?1, 3, ?2, ?3)";
+            first.execute(insert, rusqlite::params![key, value, seal]).unwrap();
+        }
+    }
+    for clock in [open, clock] {
+        let store = SqliteRecords::open(&path, clock).unwrap();
+        let found = store.scan("t", Scan { limit: 1_000, ..Scan::default() }).await.unwrap();
+        let found: Vec<_> = found.into_iter().map(|row| (row.key, row.version, row.value.to_vec())).collect();
+        let wanted: Vec<_> = rows.iter().map(|(key, value)| (key.clone(), 3, value.clone())).collect();
+        assert!(found == wanted, "{} rows", found.len());
+        let expected = Write { table: "t", key: "007".to_owned(), expect: Expect::Version(4), value: None };
+        let refused = store.commit(Batch { name: "test", fence: None, writes: vec![expected] }).await;
+        assert!(matches!(refused, Err(StoreError::Conflict { .. })));
+    }
+}
+
+#[tokio::test]
 async fn a_call_whose_caller_has_gone_hurts_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let store = small_disk(dir.path());

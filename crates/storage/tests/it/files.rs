@@ -134,7 +134,7 @@ fn files_of_newer_versions_and_of_others_are_refused_untouched() {
     fs::remove_file(&path).unwrap();
     drop(SqliteRecords::open(&path, ManualClock::at(0)).unwrap());
     Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
-    let newer = refuse("schema version 99, this build knows versions up to 1");
+    let newer = refuse("schema version 99, this build knows versions up to 2");
     assert!(matches!(newer, StoreError::Unavailable(_)));
 }
 
