@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::strategy::{Block, Choice, Facts};
 
 use super::layout::Layout;
-use super::parallel::{Threads, each, stripe};
+use super::parallel::{Threads, each, piece};
 use super::ranks::Ranks;
 use super::sum::{BLOCK, Weighted};
 use super::{Rows, Wave, Work, WorkError};
@@ -128,7 +128,8 @@ impl Finish<'_> {
         let (start, len) = (coordinates.start, coordinates.len());
         // The model, then the slots of the state.
         let mut vectors = vec![vec![0; len * 4]; 1 + self.work.state.len()];
-        let width = stripe(len, threads.for_values(len * vectors.len()), BLOCK.min(len));
+        let threads = threads.for_values(len * vectors.len());
+        let width = piece(len, threads, BLOCK.min(len));
         let mut stripes: Vec<(Range<usize>, Vec<&mut [u8]>)> = (start..coordinates.end)
             .step_by(width)
             .map(|from| (from..(from + width).min(coordinates.end), Vec::new()))
@@ -138,14 +139,19 @@ impl Finish<'_> {
                 parts.push(part);
             }
         }
-        each(stripes, |(coordinates, mut out)| {
-            for from in coordinates.clone().step_by(BLOCK) {
-                let block = from..(from + BLOCK).min(coordinates.end);
-                let at = (from - coordinates.start) * 4..(block.end - coordinates.start) * 4;
-                self.block(block, out.iter_mut().map(|part| &mut part[at.clone()]))?;
-            }
-            Ok(())
-        })?;
+        each(
+            threads,
+            stripes,
+            || (),
+            |(), (coordinates, mut out)| {
+                for from in coordinates.clone().step_by(BLOCK) {
+                    let block = from..(from + BLOCK).min(coordinates.end);
+                    let at = (from - coordinates.start) * 4..(block.end - coordinates.start) * 4;
+                    self.block(block, out.iter_mut().map(|part| &mut part[at.clone()]))?;
+                }
+                Ok(())
+            },
+        )?;
         let model = vectors.remove(0);
         Ok(Wave { start, model, state: vectors })
     }

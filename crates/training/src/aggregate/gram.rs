@@ -6,7 +6,7 @@
 //! Overflow: a product is at most bound^2 <= 2^62, so a run of min([`RUN`], 2^63 / bound^2) positions fits 64 bits (2^17
 //! positions at 24 bits); runs are added up in 128 bits, enough for 2^65 positions.
 //!
-//! Each thread has a share of the positions and a matrix of its own; the matrices are added at the end of a part.
+//! Each thread has a matrix of its own; the matrices are added at the end of a part.
 //!
 //! Grids differ by a power of two only. Tensors are taken in the order of their grids; the products of one grid are exact,
 //! become f64 (rounded once, scaled exactly), and the few grids are added in that order.
@@ -16,15 +16,15 @@ use std::ops::Range;
 use crate::strategy::Geometry;
 
 use super::layout::{Layout, Segment};
-use super::parallel::{Threads, each, stripe};
+use super::parallel::{Threads, each, piece};
 use super::simd::{self, PRODUCTS};
 use super::table::{Table, columns};
 use super::{Floats, Rows, WorkError};
 
 /// Rows and columns of a tile of the matrix: a multiple of both sides of the tile in registers.
 const TILE: usize = 12;
-/// Positions of a run: 4 KiB a row, so that the rows of a register tile stay in the first-level cache.
-const RUN: usize = 1024;
+/// Positions of a run: 8 KiB a row, long enough that adding up the lanes afterwards costs little.
+const RUN: usize = 2048;
 
 /// Norms or distances under way. The default has nothing to do.
 #[derive(Debug, Default)]
@@ -115,20 +115,18 @@ impl Measuring {
         let Some(part) = self.parts.get(self.next) else { return Ok(()) };
         let positions: usize = part.segments.iter().map(|s| s.len).sum();
         let threads = threads.for_values(positions.saturating_mul(self.updates)).min(self.pairs.copies());
-        let shares = pack(&part.segments, stripe(positions, threads, 16));
         let columns = columns(self.norms.len(), threads);
-        let mut others = vec![self.pairs.empty(); shares.len() - 1];
+        let shares = pack(&part.segments, piece(positions, threads, columns));
         let centre = self.centre.map(|place| state[place]);
-        let measured = std::iter::once(&mut self.pairs).chain(&mut others);
-        each(shares.into_iter().zip(measured).collect(), |(share, pairs)| {
-            let mut table = Table::default();
+        let begin = || (Table::default(), self.pairs.empty());
+        let measured = each(threads, shares, begin, |(table, pairs), share| {
             for segments in pack(&share, columns) {
-                let run = fill(&mut table, rows, self.updates, centre, &segments)?;
-                pairs.add(&table, run);
+                let run = fill(table, rows, self.updates, centre, &segments)?;
+                pairs.add(table, run);
             }
             Ok(())
         })?;
-        others.iter().for_each(|other| self.pairs.merge(other));
+        measured.iter().for_each(|(_, pairs)| self.pairs.merge(pairs));
         let exponent = part.exponent;
         self.next += 1;
         if self.parts.get(self.next).is_none_or(|next| next.exponent != exponent) {
@@ -277,7 +275,7 @@ impl Pairs {
                     let row = |i: usize| if i < points { &table.row(i)[start..end] } else { &nothing[..end - start] };
                     let places = (0..count).flat_map(|i| (i..count).map(move |j| (i, j)));
                     for ((i, j), tile) in places.zip(&mut *tiles) {
-                        add_tile(&row, i * TILE, j * TILE, tile);
+                        add_tile(&row, points, (i * TILE, j * TILE), tile);
                     }
                 }
             }
@@ -298,11 +296,16 @@ impl Pairs {
     }
 }
 
-/// Adds the products of the rows from `i` with those from `j`.
-fn add_tile<'t>(row: &impl Fn(usize) -> &'t [i32], i: usize, j: usize, tile: &mut [i128; TILE * TILE]) {
-    for a in (0..TILE).step_by(PRODUCTS.0) {
+/// Adds the products of the rows from `i` with those from `j`, of `points` rows.
+fn add_tile<'t>(
+    row: &impl Fn(usize) -> &'t [i32],
+    points: usize,
+    (i, j): (usize, usize),
+    tile: &mut [i128; TILE * TILE],
+) {
+    for a in (0..TILE.min(points - i)).step_by(PRODUCTS.0) {
         // Below the diagonal nobody looks.
-        for b in (0..TILE).step_by(PRODUCTS.1).filter(|b| j + b + PRODUCTS.1 > i + a) {
+        for b in (0..TILE.min(points - j)).step_by(PRODUCTS.1).filter(|b| j + b + PRODUCTS.1 > i + a) {
             let found =
                 simd::products(std::array::from_fn(|k| row(i + a + k)), std::array::from_fn(|k| row(j + b + k)));
             for (k, line) in found.iter().enumerate() {

@@ -1,9 +1,11 @@
-//! Work on all cores, in order, without a pool: threads live for one wave.
+//! Work on all cores, without a pool: threads live for one wave.
 //!
 //! A thread costs about 20 microseconds, a wave some milliseconds. Small work stays on the calling thread, so a simulator
-//! with thousands of tiny models starts none.
+//! with thousands of tiny models starts none. Work is cut into more pieces than there are threads, and who is free takes the
+//! next: a thread that the system starts late, or another program holds up, does less.
 
 use std::num::NonZeroUsize;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::WorkError;
 
@@ -11,6 +13,11 @@ use super::WorkError;
 const WORTH: usize = 128 * 1024;
 /// Threads at most: beyond that memory is the limit, and each needs a buffer of its own.
 const THREADS_MAX: usize = 64;
+/// Pieces of work for each thread.
+const PIECES: usize = 4;
+
+/// Cores that this process may use. Asked once: the system reads several files to answer.
+static CORES: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
 
 /// How many threads may be used.
 #[derive(Debug, Clone, Copy)]
@@ -19,8 +26,7 @@ pub(super) struct Threads(usize);
 impl Threads {
     /// At most `wanted`; 0 = as many as there are cores.
     pub(super) fn new(wanted: usize) -> Self {
-        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        Self(if wanted == 0 { cores() } else { wanted }.clamp(1, THREADS_MAX))
+        Self(if wanted == 0 { *CORES } else { wanted }.clamp(1, THREADS_MAX))
     }
 
     /// How many are worth it for `values` values.
@@ -29,26 +35,38 @@ impl Threads {
     }
 }
 
-/// Does `work` on every item, each on a thread of its own, the last on this one; of several errors the one that names the
-/// first update.
-pub(super) fn each<T: Send>(
-    mut items: Vec<T>,
-    work: impl Fn(T) -> Result<(), WorkError> + Sync,
-) -> Result<(), WorkError> {
-    let Some(last) = items.pop() else { return Ok(()) };
-    if items.is_empty() {
-        return work(last);
-    }
-    std::thread::scope(|scope| {
-        let work = &work;
-        let others: Vec<_> = items.into_iter().map(|item| scope.spawn(move || work(item))).collect();
-        let mut results = vec![work(last)];
-        results.extend(others.into_iter().map(|thread| match thread.join() {
+/// Does `work` on every item, on `threads` threads of which this one is the first; each has a state of its own, which is
+/// returned. Of several errors the one that names the first update.
+pub(super) fn each<T: Send, S: Send>(
+    threads: usize,
+    items: Vec<T>,
+    begin: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, T) -> Result<(), WorkError> + Sync,
+) -> Result<Vec<S>, WorkError> {
+    let others = threads.min(items.len()).saturating_sub(1);
+    let queue = Mutex::new(items.into_iter());
+    let take = || {
+        let mut state = begin();
+        let mut worst: Option<WorkError> = None;
+        loop {
+            // Taking the next item leaves nothing half-done.
+            let Some(item) = queue.lock().unwrap_or_else(PoisonError::into_inner).next() else { break };
+            let failed = work(&mut state, item).err();
+            worst = worst.into_iter().chain(failed).min_by_key(rank);
+        }
+        (state, worst)
+    };
+    let done = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..others).map(|_| scope.spawn(take)).collect();
+        let mut done = vec![take()];
+        done.extend(running.into_iter().map(|thread| match thread.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
         }));
-        results.into_iter().filter_map(Result::err).min_by_key(rank).map_or(Ok(()), Err)
-    })
+        done
+    });
+    let (states, errors): (Vec<S>, Vec<Option<WorkError>>) = done.into_iter().unzip();
+    errors.into_iter().flatten().min_by_key(rank).map_or(Ok(states), Err)
 }
 
 fn rank(error: &WorkError) -> (usize, usize) {
@@ -59,9 +77,10 @@ fn rank(error: &WorkError) -> (usize, usize) {
     }
 }
 
-/// Length of each of `parts` pieces of `len`, a multiple of `unit`.
-pub(super) fn stripe(len: usize, parts: usize, unit: usize) -> usize {
-    len.div_ceil(parts).next_multiple_of(unit).max(unit)
+/// Length of the pieces of `len` for so many threads, a multiple of `unit`; a single thread has one piece.
+pub(super) fn piece(len: usize, threads: usize, unit: usize) -> usize {
+    let pieces = if threads > 1 { threads * PIECES } else { 1 };
+    len.div_ceil(pieces).next_multiple_of(unit).max(unit)
 }
 
 #[cfg(test)]
@@ -70,24 +89,28 @@ mod tests {
 
     #[test]
     fn every_item_is_done_and_the_first_row_is_blamed() {
-        let mut done = vec![0; 9];
-        each(done.iter_mut().enumerate().collect(), |(i, place)| {
-            *place = i + 1;
-            Ok(())
-        })
-        .unwrap();
-        assert_eq!(done, (1..=9).collect::<Vec<_>>());
-        let bad = |row| WorkError::Update { row, reason: "damaged", detail: String::new() };
-        let result = each(vec![5, 3, 9], |row| Err(if row == 9 { WorkError::Read(String::new()) } else { bad(row) }));
-        assert_eq!(result, Err(bad(3)));
-        assert_eq!(each(Vec::<u8>::new(), |_| Ok(())), Ok(()));
+        for threads in [1, 3, 20] {
+            let mut done = vec![0; 9];
+            let mark = |count: &mut usize, (i, place): (usize, &mut usize)| {
+                (*place, *count) = (i + 1, *count + 1);
+                Ok(())
+            };
+            let counts = each(threads, done.iter_mut().enumerate().collect(), || 0, mark).unwrap();
+            assert_eq!(done, (1..=9).collect::<Vec<_>>());
+            assert_eq!((counts.len(), counts.iter().sum::<usize>()), (threads.min(9), 9));
+            let bad = |row| WorkError::Update { row, reason: "damaged", detail: String::new() };
+            let fail = |(): &mut (), row| Err(if row == 9 { WorkError::Read(String::new()) } else { bad(row) });
+            assert_eq!(each(threads, vec![5, 3, 9], || (), fail), Err(bad(3)));
+            assert_eq!(each(threads, Vec::<usize>::new(), || (), fail), Ok(vec![()]));
+        }
     }
 
     #[test]
     fn small_work_needs_no_thread() {
         assert_eq!(Threads::new(8).for_values(10_000), 1);
         assert_eq!(Threads::new(8).for_values(100_000_000), 8);
-        assert_eq!(stripe(100, 3, 64), 64);
-        assert_eq!(stripe(0, 3, 64), 64);
+        assert_eq!(piece(100, 1, 64), 128);
+        assert_eq!(piece(10_000, 2, 64), 1_280);
+        assert_eq!(piece(0, 3, 64), 64);
     }
 }

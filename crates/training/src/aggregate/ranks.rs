@@ -4,8 +4,8 @@
 //! of values and counting, which is linear in their number; and for even more than a network is made for, columns are sorted
 //! one by one.
 
-use super::network::network;
-use super::parallel::{Threads, each, stripe};
+use super::network::{Chain, network};
+use super::parallel::{Threads, each, piece};
 use super::simd::{self, LANES};
 use super::table::{Table, columns};
 use super::{Rows, WorkError};
@@ -21,7 +21,7 @@ pub(super) struct Ranks {
     /// Rows.
     rows: Vec<usize>,
     kind: Kind,
-    pairs: Option<Vec<(u16, u16)>>,
+    chains: Option<Vec<Chain>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -42,8 +42,8 @@ impl Ranks {
         if 2 * cut >= count {
             return Err(WorkError::Unusable(format!("of {count} values none is left without {cut} at each end")));
         }
-        let pairs = (count < COUNTING_MIN).then(|| network(count, |r| usize::from((cut..count - cut).contains(&r))));
-        Ok(Self { rows, kind: Kind::Middle { cut }, pairs })
+        let chains = (count < COUNTING_MIN).then(|| network(count, |r| usize::from((cut..count - cut).contains(&r))));
+        Ok(Self { rows, kind: Kind::Middle { cut }, chains })
     }
 
     /// The `keep` values of `rows` nearest to their median; of two equally near the smaller one.
@@ -59,8 +59,8 @@ impl Ranks {
         let inner = (count - keep).min(keep)..keep;
         let median = [(count - 1) / 2, count / 2];
         let class = |r: usize| if inner.contains(&r) && !median.contains(&r) { count } else { r };
-        let pairs = (count <= NETWORK_MAX).then(|| network(count, class));
-        Ok(Self { rows, kind: Kind::NearMedian { keep }, pairs })
+        let chains = (count <= NETWORK_MAX).then(|| network(count, class));
+        Ok(Self { rows, kind: Kind::NearMedian { keep }, chains })
     }
 
     /// How many values are summed a coordinate.
@@ -82,15 +82,14 @@ impl Ranks {
         let mut sums = vec![0; len];
         let threads = threads.for_values(len.saturating_mul(self.rows.len()));
         let columns = columns(self.rows.len(), threads);
-        let width = stripe(len, threads, LANES);
+        let width = piece(len, threads, columns.next_multiple_of(LANES));
         let stripes: Vec<_> = sums.chunks_mut(width).enumerate().map(|(i, sums)| (i * width, sums)).collect();
-        each(stripes, |(mut at, sums)| {
-            let mut table = Table::default();
-            let mut tile = vec![[0; LANES]; self.rows.len()];
+        let begin = || (Table::default(), vec![[0; LANES]; self.rows.len()]);
+        each(threads, stripes, begin, |(table, tile), (mut at, sums)| {
             for sums in sums.chunks_mut(columns) {
                 let range = start + at..start + at + sums.len();
                 table.fill(rows, &self.rows, &[range], (at, bounds), 0)?;
-                self.columns(&table, &mut tile, sums);
+                self.columns(table, tile, sums);
                 at += sums.len();
             }
             Ok(())
@@ -105,13 +104,13 @@ impl Ranks {
             for (row, lanes) in tile.iter_mut().enumerate() {
                 lanes[..sums.len()].copy_from_slice(&table.row(row)[at..at + sums.len()]);
             }
-            match (&self.pairs, self.kind) {
-                (Some(pairs), Kind::Middle { cut }) => {
-                    simd::sort(tile, pairs);
+            match (&self.chains, self.kind) {
+                (Some(chains), Kind::Middle { cut }) => {
+                    simd::sort(tile, chains);
                     simd::total(&tile[cut..tile.len() - cut], &mut out);
                 }
-                (Some(pairs), Kind::NearMedian { keep }) => {
-                    simd::sort(tile, pairs);
+                (Some(chains), Kind::NearMedian { keep }) => {
+                    simd::sort(tile, chains);
                     simd::nearest(tile, keep, &mut out);
                 }
                 (None, Kind::Middle { cut }) => simd::middle(tile, cut, &mut out),

@@ -250,9 +250,8 @@ impl<'a> Updates<'a> {
             return Ok(());
         }
         let threads = Threads::new(options.threads).for_values(rows.len() * self.values);
-        let shares = rows.chunks(rows.len().div_ceil(threads)).collect();
-        each(shares, |share: &[usize]| share.iter().try_for_each(|row| self.verify_one(*row)))
-            .map_err(|e| blame(self.plan, e))
+        each(threads, rows, || (), |(), row| self.verify_one(row)).map_err(|e| blame(self.plan, e))?;
+        Ok(())
     }
 
     fn verify_one(&self, row: usize) -> Result<(), WorkError> {

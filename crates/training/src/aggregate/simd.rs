@@ -1,16 +1,18 @@
 //! The loops that count, compiled twice: with AVX2 where the processor has it, and without.
 //!
 //! Each kernel is plain Rust (`mod scalar`) behind a door of the same name. Most doors call the same body once more inside a
-//! function with the target feature `avx2`, where the compiler makes eight lanes of it. Two loops it does not see through
-//! (products of 32-bit integers that need 64): these have a twin in intrinsics (`mod wide`). Integers only, so all give the
-//! same bits. The only `unsafe` of the room is here: entering a function with a target feature after asking the processor,
+//! function with the target feature `avx2`, where the compiler makes eight lanes of it. Three loops it does not see through
+//! (products of 32-bit integers that need 64, rows that should stay in registers): these have a twin in intrinsics
+//! (`mod wide`). Integers only, so all give the same bits. The only `unsafe` of the room is here: entering a function with a target feature after asking the processor,
 //! loads and stores of whole registers, and the view of integers as bytes.
 #![expect(unsafe_code, reason = "target features after a check at run time; register loads; a view of i32 as bytes")]
+
+use super::network::Chain;
 
 /// Columns sorted side by side: eight registers of eight integers.
 pub(super) const LANES: usize = 64;
 /// Rows by columns of the tile of products that stays in registers.
-pub(super) const PRODUCTS: (usize, usize) = (4, 3);
+pub(super) const PRODUCTS: (usize, usize) = (3, 3);
 
 macro_rules! kernels {
     ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)?;)*) => {$(
@@ -52,13 +54,21 @@ pub(super) fn products(a: [&[i32]; PRODUCTS.0], b: [&[i32]; PRODUCTS.1]) -> [[i6
     scalar::products(a, b)
 }
 
+/// Orders pairs of rows, lane by lane.
+pub(super) fn sort(tile: &mut [[i32; LANES]], chains: &[Chain]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx2") {
+        // SAFETY: as above.
+        return unsafe { wide::sort(tile, chains) };
+    }
+    scalar::sort(tile, chains);
+}
+
 kernels! {
     /// Is every magnitude at most `bound` (>= 0)?
     fn within(values: &[i32], bound: i32) -> bool;
     /// The square of a row. Wraps: the caller has bounded the length.
     fn square(values: &[i32]) -> i64;
-    /// Orders each pair of rows in turn, lane by lane: the smaller value goes to the first row. a < b in every pair.
-    fn sort(tile: &mut [[i32; LANES]], pairs: &[(u16, u16)]);
     /// Sums of all rows, lane by lane.
     fn total(rows: &[[i32; LANES]], out: &mut [i64; LANES]);
     /// Sums of the `keep` values nearest to the median of sorted rows, lane by lane; of two equally near the smaller one.
@@ -76,7 +86,7 @@ pub(super) fn bytes_mut(values: &mut [i32]) -> &mut [u8] {
 
 /// The bodies. `inline(always)`: that is how they take over the target feature of their caller.
 mod scalar {
-    use super::{LANES, PRODUCTS};
+    use super::{Chain, LANES, PRODUCTS};
 
     pub(super) fn add(sums: &mut [i64], rows: [&[i32]; 4], factors: [i32; 4], bound: i32) -> bool {
         let len = sums.len();
@@ -112,16 +122,18 @@ mod scalar {
         values.iter().fold(0, |sum: i64, v| sum.wrapping_add(i64::from(*v) * i64::from(*v)))
     }
 
-    #[inline(always)]
-    pub(super) fn sort(tile: &mut [[i32; LANES]], pairs: &[(u16, u16)]) {
-        for (a, b) in pairs {
-            let (front, back) = tile.split_at_mut(usize::from(*b));
-            let (low, high) = (&mut front[usize::from(*a)], &mut back[0]);
-            for lane in 0..LANES {
-                let (x, y) = (low[lane], high[lane]);
-                low[lane] = x.min(y);
-                high[lane] = x.max(y);
+    pub(super) fn sort(tile: &mut [[i32; LANES]], chains: &[Chain]) {
+        for chain in chains {
+            let mut hand = tile[usize::from(chain.first)];
+            for step in &chain.steps {
+                let mut other = tile[usize::from(step.load)];
+                for (x, y) in hand.iter_mut().zip(&mut other) {
+                    let (low, high) = ((*x).min(*y), (*x).max(*y));
+                    (*x, *y) = if step.keep_low { (low, high) } else { (high, low) };
+                }
+                tile[usize::from(step.store)] = other;
             }
+            tile[usize::from(chain.last)] = hand;
         }
     }
 
@@ -215,7 +227,7 @@ mod wide {
         _mm256_unpackhi_epi64, _mm256_unpacklo_epi64,
     };
 
-    use super::{PRODUCTS, scalar};
+    use super::{Chain, LANES, PRODUCTS, scalar};
 
     /// Integers a register.
     const WIDE: usize = 8;
@@ -224,6 +236,12 @@ mod wide {
     fn load(values: &[i32; WIDE]) -> __m256i {
         // SAFETY: 32 bytes that are borrowed; the load needs no alignment.
         unsafe { _mm256_loadu_si256(std::ptr::from_ref(values).cast()) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn store(values: &mut [i32; WIDE], register: __m256i) {
+        // SAFETY: as above.
+        unsafe { _mm256_storeu_si256(std::ptr::from_mut(values).cast(), register) }
     }
 
     #[target_feature(enable = "avx2")]
@@ -273,6 +291,38 @@ mod wide {
     }
 
     #[target_feature(enable = "avx2")]
+    pub(super) fn sort(tile: &mut [[i32; LANES]], chains: &[Chain]) {
+        const REGISTERS: usize = LANES / WIDE;
+        for chain in chains {
+            let mut hand = [_mm256_setzero_si256(); REGISTERS];
+            for (register, values) in hand.iter_mut().zip(tile[usize::from(chain.first)].as_chunks().0) {
+                *register = load(values);
+            }
+            for step in &chain.steps {
+                let mut other = [_mm256_setzero_si256(); REGISTERS];
+                for (register, values) in other.iter_mut().zip(tile[usize::from(step.load)].as_chunks().0) {
+                    *register = load(values);
+                }
+                let out = tile[usize::from(step.store)].as_chunks_mut().0;
+                if step.keep_low {
+                    for ((hand, other), out) in hand.iter_mut().zip(other).zip(out) {
+                        store(out, _mm256_max_epi32(*hand, other));
+                        *hand = _mm256_min_epi32(*hand, other);
+                    }
+                } else {
+                    for ((hand, other), out) in hand.iter_mut().zip(other).zip(out) {
+                        store(out, _mm256_min_epi32(*hand, other));
+                        *hand = _mm256_max_epi32(*hand, other);
+                    }
+                }
+            }
+            for (register, out) in hand.into_iter().zip(tile[usize::from(chain.last)].as_chunks_mut().0) {
+                store(out, register);
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
     pub(super) fn products(a: [&[i32]; PRODUCTS.0], b: [&[i32]; PRODUCTS.1]) -> [[i64; PRODUCTS.1]; PRODUCTS.0] {
         let len = b[0].len();
         let whole = len / WIDE;
@@ -280,14 +330,16 @@ mod wide {
         let y = b.map(|row| &row[..len].as_chunks::<WIDE>().0[..whole]);
         let mut sums = [[_mm256_setzero_si256(); PRODUCTS.1]; PRODUCTS.0];
         for k in 0..whole {
+            // The left rows one after the other: nine sums, three values of the right, one of the left and one product
+            // are fewer than the sixteen registers there are.
             let mut right = [load(&y[0][k]), load(&y[1][k]), load(&y[2][k])];
-            let mut left = [load(&x[0][k]), load(&x[1][k]), load(&x[2][k]), load(&x[3][k])];
             for half in 0..2 {
                 if half == 1 {
                     right = right.map(|values| _mm256_srli_epi64::<32>(values));
-                    left = left.map(|values| _mm256_srli_epi64::<32>(values));
                 }
-                for (sums, left) in sums.iter_mut().zip(left) {
+                for (sums, left) in sums.iter_mut().zip(&x) {
+                    let left = load(&left[k]);
+                    let left = if half == 1 { _mm256_srli_epi64::<32>(left) } else { left };
                     for (sum, right) in sums.iter_mut().zip(right) {
                         *sum = _mm256_add_epi64(*sum, _mm256_mul_epi32(left, right));
                     }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use aivillage_base::partial::Partial;
 
 use super::layout::Layout;
-use super::parallel::{Threads, each, stripe};
+use super::parallel::{Threads, each, piece};
 use super::{RowError, Rows, WorkError, simd};
 
 /// Positions a block: 64 KiB of each update, 128 KiB of sums.
@@ -20,6 +20,9 @@ pub(super) const BLOCK: usize = 16 * 1024;
 const GROUP: usize = 128;
 /// Updates added at once.
 const TOGETHER: usize = 4;
+
+/// A thread's place for values of a few updates.
+type Buffers = [Vec<i32>; TOGETHER];
 
 /// Which updates are added, each with its weight as a factor that fits the kernel.
 #[derive(Debug)]
@@ -68,9 +71,12 @@ impl Weighted {
         threads: Threads,
     ) -> Result<Partial, WorkError> {
         let mut sum = vec![0; len];
-        let width = stripe(len, threads.for_values(len.saturating_mul(self.factors.len())), 16);
+        let threads = threads.for_values(len.saturating_mul(self.factors.len()));
+        let width = piece(len, threads, 16);
         let stripes: Vec<_> = sum.chunks_mut(width).enumerate().map(|(i, sums)| (i * width, sums)).collect();
-        each(stripes, |(from, sums)| self.stripe(rows, start, from, sums, bounds))?;
+        each(threads, stripes, Buffers::default, |buffers, (from, sums)| {
+            self.stripe(rows, buffers, (start, from), sums, bounds)
+        })?;
         Ok(Partial::of(sum, self.weight, self.rows.iter().map(|row| rows.digest(*row))))
     }
 
@@ -78,21 +84,21 @@ impl Weighted {
     fn stripe(
         &self,
         rows: &dyn Rows,
-        start: usize,
-        from: usize,
+        buffers: &mut Buffers,
+        (start, from): (usize, usize),
         sums: &mut [i64],
         bounds: &[(usize, i32)],
     ) -> Result<(), WorkError> {
         let block = BLOCK.min(sums.len());
-        let mut buffers: [Vec<i32>; TOGETHER] = std::array::from_fn(|_| vec![0; block]);
+        buffers.iter_mut().for_each(|buffer| buffer.resize(block.max(buffer.len()), 0));
         for group in self.factors.chunks(GROUP) {
             let mut at = from;
             for sums in sums.chunks_mut(block) {
                 for few in group.chunks(TOGETHER) {
-                    for ((row, _), buffer) in few.iter().zip(&mut buffers) {
+                    for ((row, _), buffer) in few.iter().zip(&mut *buffers) {
                         read(rows, *row, start + at, &mut buffer[..sums.len()])?;
                     }
-                    add(few, &buffers, at, sums, bounds)?;
+                    add(few, buffers, at, sums, bounds)?;
                 }
                 at += sums.len();
             }
@@ -104,7 +110,7 @@ impl Weighted {
 /// Adds what was read of a few updates at `at` of the positions that `bounds` covers, and checks it.
 fn add(
     few: &[(usize, i32)],
-    buffers: &[Vec<i32>; TOGETHER],
+    buffers: &Buffers,
     at: usize,
     sums: &mut [i64],
     bounds: &[(usize, i32)],

@@ -21,6 +21,17 @@ pub(super) fn columns(rows: usize, threads: usize) -> usize {
 pub(super) struct Table {
     values: Vec<i32>,
     width: usize,
+    /// Values from one row to the next.
+    stride: usize,
+}
+
+/// Columns whose bytes are a page, the unit in which long rows are shifted against each other.
+const PAGE: usize = 1024;
+
+/// Values from one long row to the next: an odd number of pages, so that the same columns of all rows spread over all sets
+/// of the second-level cache. With a power of two they share a few and push each other out.
+fn stride(width: usize) -> usize {
+    if width < 2 * PAGE { width } else { (width.div_ceil(PAGE) | 1) * PAGE }
 }
 
 impl Table {
@@ -35,8 +46,10 @@ impl Table {
         more: usize,
     ) -> Result<(), WorkError> {
         self.width = ranges.iter().map(Range::len).sum();
-        self.values.resize((chosen.len() + more) * self.width, 0);
-        for (row, values) in chosen.iter().zip(self.values.chunks_mut(self.width.max(1))) {
+        self.stride = stride(self.width);
+        self.values.resize((chosen.len() + more) * self.stride, 0);
+        for (row, values) in chosen.iter().zip(self.values.chunks_mut(self.stride.max(1))) {
+            let values = &mut values[..self.width];
             let mut from = 0;
             for range in ranges {
                 read(rows, *row, range.start, &mut values[from..from + range.len()])?;
@@ -49,7 +62,7 @@ impl Table {
 
     /// Rows.
     pub(super) fn rows(&self) -> usize {
-        self.values.len() / self.width.max(1)
+        self.values.len() / self.stride.max(1)
     }
 
     /// Columns.
@@ -59,11 +72,11 @@ impl Table {
 
     /// One row.
     pub(super) fn row(&self, row: usize) -> &[i32] {
-        &self.values[row * self.width..(row + 1) * self.width]
+        &self.values[row * self.stride..][..self.width]
     }
 
     /// One row, to be written.
     pub(super) fn row_mut(&mut self, row: usize) -> &mut [i32] {
-        &mut self.values[row * self.width..(row + 1) * self.width]
+        &mut self.values[row * self.stride..][..self.width]
     }
 }
