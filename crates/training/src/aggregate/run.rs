@@ -385,11 +385,13 @@ impl Out {
     }
 
     async fn write(&mut self, bytes: Vec<u8>) -> Result<(), ComputeError> {
-        if self.gathered.is_empty() {
+        // Large pieces are written as they are: copying them costs as much as hashing.
+        if bytes.len() >= WRITE {
+            self.flush().await?;
             self.gathered = bytes;
-        } else {
-            self.gathered.extend_from_slice(&bytes);
+            return self.flush().await;
         }
+        self.gathered.extend_from_slice(&bytes);
         if self.gathered.len() >= WRITE { self.flush().await } else { Ok(()) }
     }
 

@@ -3,8 +3,8 @@
 //! Each kernel is plain Rust (`mod scalar`) behind a door of the same name. Most doors call the same body once more inside a
 //! function with the target feature `avx2`, where the compiler makes eight lanes of it. Three loops it does not see through
 //! (products of 32-bit integers that need 64, rows that should stay in registers): these have a twin in intrinsics
-//! (`mod wide`). Integers only, so all give the same bits. The only `unsafe` of the room is here: entering a function with a target feature after asking the processor,
-//! loads and stores of whole registers, and the view of integers as bytes.
+//! (`mod wide`). Integers only, so all give the same bits. The only `unsafe` of the room is here: entering a function with a
+//! target feature after asking the processor, loads and stores of whole registers, and the view of integers as bytes.
 #![expect(unsafe_code, reason = "target features after a check at run time; register loads; a view of i32 as bytes")]
 
 use super::network::Chain;

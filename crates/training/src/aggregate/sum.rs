@@ -1,8 +1,8 @@
 //! Exact weighted sums of updates: one pass over the values, in tiles that stay in the core's cache.
 //!
-//! Each thread owns a stripe of the wave's positions. It walks groups of updates, within a group blocks of [`BLOCK`]
-//! positions, within a block four updates at a time: a block's sums stay in the second-level cache for a whole group, and an
-//! opened update is read from start to end of the stripe before the next group is opened.
+//! Groups of updates are added one after the other, each by all threads, stripe by stripe of the wave's positions. Within a
+//! stripe a thread walks blocks of [`BLOCK`] positions, within a block four updates at a time: a block's sums stay in the
+//! second-level cache for a whole group, and no more updates are open at a time than a group has.
 //!
 //! Overflow: |sum| <= (sum of weights) x (largest bound), checked once against 64 bits before anything is added.
 
@@ -71,40 +71,41 @@ impl Weighted {
         threads: Threads,
     ) -> Result<Partial, WorkError> {
         let mut sum = vec![0; len];
-        let threads = threads.for_values(len.saturating_mul(self.factors.len()));
-        let width = piece(len, threads, 16);
-        let stripes: Vec<_> = sum.chunks_mut(width).enumerate().map(|(i, sums)| (i * width, sums)).collect();
-        each(threads, stripes, Buffers::default, |buffers, (from, sums)| {
-            self.stripe(rows, buffers, (start, from), sums, bounds)
-        })?;
+        // Group by group on all threads: each update is opened once.
+        for group in self.factors.chunks(GROUP) {
+            let threads = threads.for_values(len.saturating_mul(group.len()));
+            let width = piece(len, threads, 16);
+            let stripes: Vec<_> = sum.chunks_mut(width).enumerate().map(|(i, sums)| (i * width, sums)).collect();
+            each(threads, stripes, Buffers::default, |buffers, (from, sums)| {
+                stripe(rows, group, buffers, (start, from), sums, bounds)
+            })?;
+        }
         Ok(Partial::of(sum, self.weight, self.rows.iter().map(|row| rows.digest(*row))))
     }
+}
 
-    /// The sums from `start + from`.
-    fn stripe(
-        &self,
-        rows: &dyn Rows,
-        buffers: &mut Buffers,
-        (start, from): (usize, usize),
-        sums: &mut [i64],
-        bounds: &[(usize, i32)],
-    ) -> Result<(), WorkError> {
-        let block = BLOCK.min(sums.len());
-        buffers.iter_mut().for_each(|buffer| buffer.resize(block.max(buffer.len()), 0));
-        for group in self.factors.chunks(GROUP) {
-            let mut at = from;
-            for sums in sums.chunks_mut(block) {
-                for few in group.chunks(TOGETHER) {
-                    for ((row, _), buffer) in few.iter().zip(&mut *buffers) {
-                        read(rows, *row, start + at, &mut buffer[..sums.len()])?;
-                    }
-                    add(few, buffers, at, sums, bounds)?;
-                }
-                at += sums.len();
+/// Adds a group's values from `start + from` to the sums.
+fn stripe(
+    rows: &dyn Rows,
+    group: &[(usize, i32)],
+    buffers: &mut Buffers,
+    (start, from): (usize, usize),
+    sums: &mut [i64],
+    bounds: &[(usize, i32)],
+) -> Result<(), WorkError> {
+    let block = BLOCK.min(sums.len());
+    buffers.iter_mut().for_each(|buffer| buffer.resize(block.max(buffer.len()), 0));
+    let mut at = from;
+    for sums in sums.chunks_mut(block) {
+        for few in group.chunks(TOGETHER) {
+            for ((row, _), buffer) in few.iter().zip(&mut *buffers) {
+                read(rows, *row, start + at, &mut buffer[..sums.len()])?;
             }
+            add(few, buffers, at, sums, bounds)?;
         }
-        Ok(())
+        at += sums.len();
     }
+    Ok(())
 }
 
 /// Adds what was read of a few updates at `at` of the positions that `bounds` covers, and checks it.
