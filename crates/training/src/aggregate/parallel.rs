@@ -79,8 +79,12 @@ fn rank(error: &WorkError) -> (usize, usize) {
 
 /// Length of the pieces of `len` for so many threads, a multiple of `unit`; a single thread has one piece.
 pub(super) fn piece(len: usize, threads: usize, unit: usize) -> usize {
-    let pieces = if threads > 1 { threads * PIECES } else { 1 };
-    len.div_ceil(pieces).next_multiple_of(unit).max(unit)
+    stripe(len, if threads > 1 { threads * PIECES } else { 1 }, unit)
+}
+
+/// Length of the pieces of `len`, one a thread, a multiple of `unit`.
+pub(super) fn stripe(len: usize, threads: usize, unit: usize) -> usize {
+    len.div_ceil(threads).next_multiple_of(unit).max(unit)
 }
 
 #[cfg(test)]

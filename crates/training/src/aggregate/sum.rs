@@ -1,8 +1,8 @@
 //! Exact weighted sums of updates: one pass over the values, in tiles that stay in the core's cache.
 //!
-//! Groups of updates are added one after the other, each by all threads, stripe by stripe of the wave's positions. Within a
-//! stripe a thread walks blocks of [`BLOCK`] positions, within a block four updates at a time: a block's sums stay in the
-//! second-level cache for a whole group, and no more updates are open at a time than a group has.
+//! Threads take pieces of the wave's positions. A thread walks groups of updates, within a group blocks of [`BLOCK`]
+//! positions, within a block four updates at a time: a block's sums stay in the second-level cache for a whole group, and an
+//! opened update is read from start to end of the piece before the next group is opened.
 //!
 //! Overflow: |sum| <= (sum of weights) x (largest bound), checked once against 64 bits before anything is added.
 
@@ -11,7 +11,7 @@ use std::ops::Range;
 use aivillage_base::partial::Partial;
 
 use super::layout::Layout;
-use super::parallel::{Threads, each, piece};
+use super::parallel::{Threads, each, piece, stripe};
 use super::{RowError, Rows, WorkError, simd};
 
 /// Positions a block: 64 KiB of each update, 128 KiB of sums.
@@ -71,41 +71,41 @@ impl Weighted {
         threads: Threads,
     ) -> Result<Partial, WorkError> {
         let mut sum = vec![0; len];
-        // Group by group on all threads: each update is opened once.
-        for group in self.factors.chunks(GROUP) {
-            let threads = threads.for_values(len.saturating_mul(group.len()));
-            let width = piece(len, threads, 16);
-            let stripes: Vec<_> = sum.chunks_mut(width).enumerate().map(|(i, sums)| (i * width, sums)).collect();
-            each(threads, stripes, Buffers::default, |buffers, (from, sums)| {
-                stripe(rows, group, buffers, (start, from), sums, bounds)
-            })?;
-        }
+        let threads = threads.for_values(len.saturating_mul(self.factors.len()));
+        // Each piece opens the updates of every group anew if there are several groups.
+        let width = if self.factors.len() > GROUP { stripe(len, threads, 16) } else { piece(len, threads, 16) };
+        let pieces: Vec<_> = sum.chunks_mut(width).enumerate().map(|(i, sums)| (i * width, sums)).collect();
+        each(threads, pieces, Buffers::default, |buffers, (from, sums)| {
+            self.piece(rows, buffers, (start, from), sums, bounds)
+        })?;
         Ok(Partial::of(sum, self.weight, self.rows.iter().map(|row| rows.digest(*row))))
     }
-}
 
-/// Adds a group's values from `start + from` to the sums.
-fn stripe(
-    rows: &dyn Rows,
-    group: &[(usize, i32)],
-    buffers: &mut Buffers,
-    (start, from): (usize, usize),
-    sums: &mut [i64],
-    bounds: &[(usize, i32)],
-) -> Result<(), WorkError> {
-    let block = BLOCK.min(sums.len());
-    buffers.iter_mut().for_each(|buffer| buffer.resize(block.max(buffer.len()), 0));
-    let mut at = from;
-    for sums in sums.chunks_mut(block) {
-        for few in group.chunks(TOGETHER) {
-            for ((row, _), buffer) in few.iter().zip(&mut *buffers) {
-                read(rows, *row, start + at, &mut buffer[..sums.len()])?;
+    /// The sums from `start + from`.
+    fn piece(
+        &self,
+        rows: &dyn Rows,
+        buffers: &mut Buffers,
+        (start, from): (usize, usize),
+        sums: &mut [i64],
+        bounds: &[(usize, i32)],
+    ) -> Result<(), WorkError> {
+        let block = BLOCK.min(sums.len());
+        buffers.iter_mut().for_each(|buffer| buffer.resize(block.max(buffer.len()), 0));
+        for group in self.factors.chunks(GROUP) {
+            let mut at = from;
+            for sums in sums.chunks_mut(block) {
+                for few in group.chunks(TOGETHER) {
+                    for ((row, _), buffer) in few.iter().zip(&mut *buffers) {
+                        read(rows, *row, start + at, &mut buffer[..sums.len()])?;
+                    }
+                    add(few, buffers, at, sums, bounds)?;
+                }
+                at += sums.len();
             }
-            add(few, buffers, at, sums, bounds)?;
         }
-        at += sums.len();
+        Ok(())
     }
-    Ok(())
 }
 
 /// Adds what was read of a few updates at `at` of the positions that `bounds` covers, and checks it.
