@@ -41,8 +41,8 @@ CASES = {
     "aggregate-bulyan-100x100k": aggregate("bulyan", 100, 100_000),
     "train": {"ours": ["bench", "train", "--json", "--slices", "3"], "peer": ["train_peer.py", "--slices", "3"]},
     "ingest": {"ours": ["bench", "ingest", "--json"]},
-    "round-2x100M": {"ours": ["bench", "round", "--nodes", "2", "--params", "100000000", "--json"], "turns": 3},
-    "round-1000x256": {"ours": ["bench", "round", "--nodes", "1000", "--params", "256", "--json"]},
+    "round-2x100M": {"ours": ["bench", "round", "--nodes", "2", "--params", "100000000", "--rounds", "1", "--json"], "turns": 3},
+    "round-1000x256": {"ours": ["bench", "updates", "--json"]},
     "round-10x1k": {"ours": ["bench", "round", "--json"]},
     "robust": {"ours": ["bench", "robust", "--json"], "turns": 1},
 }
