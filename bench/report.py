@@ -158,16 +158,15 @@ def machines(results):
     for name, result in results.items():
         m = result["machine"]
         key = (m["cpu"], m["cores"], m["memory_gb"], m["kernel"], m["commit"], result["date"])
-        seen.setdefault(key, []).append((name, result["load_before"]))
+        seen.setdefault(key, []).append((name, result["busy_before"]))
     rows = []
     for (cpu, cores, memory, kernel, commit, date), cases in sorted(seen.items(), key=str):
-        loads = [load for _, load in cases]
+        shares = [busy for _, busy in cases]
         names = "all" if len(seen) == 1 else ", ".join(name for name, _ in cases)
-        rows.append([date, f"{cpu}, {cores} cores, {memory} GB", kernel, commit, f"{min(loads)} to {max(loads)}", names])
-    text = table(["date", "machine", "kernel", "commit", "load before a case", "cases"], rows)
-    busy = max(r["load_before"] / r["machine"]["cores"] for r in results.values())
-    if busy > 0.5:
-        text += "\n\n**The machine did other work meanwhile (see the load): take these figures again on an idle one.**"
+        rows.append([date, f"{cpu}, {cores} cores, {memory} GB", kernel, commit, f"{100 * min(shares):.0f} to {100 * max(shares):.0f} %", names])
+    text = table(["date", "machine", "kernel", "commit", "others took, before a case", "cases"], rows)
+    if max(r["busy_before"] for r in results.values()) > 0.1:
+        text += "\n\n**The machine did other work meanwhile: take these figures again on an idle one.**"
     return text
 
 

@@ -4,7 +4,7 @@
     python bench/run.py [--list] [--turns 5] [--binary target/release/aivillage] [WORD ...]
 
 Each case has our command and perhaps a peer's; a turn runs one after the other. `results/CASE.json` holds every document
-that was printed, the machine, and the load before the case. Run it with the Python of the peers' environment (README.md).
+that was printed, the machine, and what others took of its processors in the second before the case. Run it with the Python of the peers' environment (README.md).
 """
 
 import argparse
@@ -15,6 +15,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -69,6 +70,17 @@ def machine():
     }
 
 
+def busy():
+    """Share of the processors, 0 to 1, that other programs take in one second in which this one sleeps."""
+    def times():
+        fields = [int(f) for f in pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(fields), fields[3] + fields[4]
+    before = times()
+    time.sleep(1)
+    total, idle = (b - a for a, b in zip(before, times()))
+    return round(1 - idle / total, 3)
+
+
 def document(command):
     """Runs a command that prints one JSON document; its failure ends the case."""
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -91,9 +103,9 @@ def main():
     RESULTS.mkdir(exist_ok=True)
     failed = []
     for name, case in chosen.items():
-        load = os.getloadavg()[0]
+        others = busy()
         ours, peer = [], []
-        print(f"{name} (load {load:.1f})", file=sys.stderr, flush=True)
+        print(f"{name} (others take {others:.0%})", file=sys.stderr, flush=True)
         try:
             for _ in range(case.get("turns", args.turns)):
                 ours.append(document([args.binary, *case["ours"]]))
@@ -108,7 +120,7 @@ def main():
             "case": name,
             "date": datetime.date.today().isoformat(),
             "machine": machine(),
-            "load_before": round(load, 2),
+            "busy_before": others,
             "command": ["aivillage", *case["ours"]],
             "peer_command": case.get("peer"),
             "ours": ours,
