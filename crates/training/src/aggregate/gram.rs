@@ -3,8 +3,9 @@
 //! |x - y|^2 = xx + yy - 2 xy, so all distances come from the Gram matrix. It is made in tiles of [`TILE`] by [`TILE`] updates
 //! over runs of [`RUN`] positions, which stay in the core's cache; only tiles on and above the diagonal.
 //!
-//! Overflow: a product is at most bound^2 <= 2^62, so a run of min([`RUN`], 2^63 / bound^2) positions fits 64 bits (2^17
-//! positions at 24 bits); runs are added up in 128 bits, enough for 2^65 positions.
+//! Overflow: with magnitudes up to m < 2^31 a run of min([`RUN`], 2^63 / m^2) positions fits 64 bits; runs are added up in
+//! 128 bits, enough for 2^65 positions. Where m is small enough for the sums of a run to be below 2^53 (24 bits: 512
+//! positions), f64 adds up the same integers, exactly, at twice the rate.
 //!
 //! Each thread has a matrix of its own; the matrices are added at the end of a part.
 //!
@@ -25,6 +26,11 @@ use super::{Floats, Rows, WorkError};
 const TILE: usize = 12;
 /// Positions of a run: 8 KiB a row, long enough that adding up the lanes afterwards costs little.
 const RUN: usize = 2048;
+/// Shorter runs in floats cost more than they save.
+const FLOATS_MIN: usize = 512;
+
+/// Products of each of a few rows with each of a few others.
+type Products = fn([&[i32]; PRODUCTS.0], [&[i32]; PRODUCTS.1]) -> [[i64; PRODUCTS.1]; PRODUCTS.0];
 
 /// Norms or distances under way. The default has nothing to do.
 #[derive(Debug, Default)]
@@ -121,8 +127,8 @@ impl Measuring {
         let begin = || (Table::default(), self.pairs.empty());
         let measured = each(threads, shares, begin, |(table, pairs), share| {
             for segments in pack(&share, columns) {
-                let run = fill(table, rows, self.updates, centre, &segments)?;
-                pairs.add(table, run);
+                let largest = fill(table, rows, self.updates, centre, &segments)?;
+                pairs.add(table, largest);
             }
             Ok(())
         })?;
@@ -201,26 +207,30 @@ fn pack(segments: &[Segment], size: usize) -> Vec<Vec<Segment>> {
     lists
 }
 
-/// Fills a table with the values of all updates, and of the centre if there is one; returns how many positions' products can
-/// be added in 64 bits.
+/// Fills a table with the values of all updates, and of the centre if there is one; returns the largest magnitude.
 fn fill(
     table: &mut Table,
     rows: &dyn Rows,
     updates: usize,
     centre: Option<Option<&dyn Floats>>,
     segments: &[Segment],
-) -> Result<usize, WorkError> {
+) -> Result<u32, WorkError> {
     let ranges: Vec<Range<usize>> = segments.iter().map(|s| s.position..s.position + s.len).collect();
     let bounds: Vec<(usize, i32)> = segments.iter().map(|s| (s.len, s.grid.bound)).collect();
     let all: Vec<usize> = (0..updates).collect();
     table.fill(rows, &all, &ranges, (0, &bounds), usize::from(centre.is_some()))?;
-    match centre {
-        Some(Some(centre)) => fill_centre(centre, segments, table.row_mut(updates))?,
-        Some(None) => table.row_mut(updates).fill(0),
-        None => {}
-    }
-    let bound = bounds.iter().map(|(_, bound)| bound.unsigned_abs()).max().unwrap_or(0).max(1);
-    Ok(usize::try_from(i64::MAX.unsigned_abs() / u64::from(bound).pow(2)).unwrap_or(RUN).min(RUN))
+    let centre_largest = match centre {
+        Some(Some(centre)) => {
+            fill_centre(centre, segments, table.row_mut(updates))?;
+            bounds.iter().map(|(_, bound)| bound.unsigned_abs()).max().unwrap_or(0)
+        }
+        Some(None) => {
+            table.row_mut(updates).fill(0);
+            0
+        }
+        None => 0,
+    };
+    Ok(table.largest().max(centre_largest))
 }
 
 /// The state as integers: it lies on the grid (a rule rounds it there), so nothing is lost unless the grid has changed.
@@ -258,8 +268,10 @@ impl Pairs {
         (MATRICES_MAX / bytes.max(1)).max(1)
     }
 
-    /// Adds the products of a table's rows, `run` positions at a time.
-    fn add(&mut self, table: &Table, run: usize) {
+    /// Adds the products of a table's rows, whose magnitudes are at most `largest`.
+    fn add(&mut self, table: &Table, largest: u32) {
+        let square = u64::from(largest.max(1)).pow(2);
+        let run = usize::try_from(i64::MAX.unsigned_abs() / square).unwrap_or(RUN).min(RUN);
         match self {
             Self::Squares(squares) => {
                 for (row, square) in squares.iter_mut().enumerate() {
@@ -269,13 +281,17 @@ impl Pairs {
             Self::Tiles(tiles) => {
                 let points = table.rows();
                 let count = points.div_ceil(TILE);
+                // Floats where a run is long enough for them, or all there is.
+                let floats = simd::fit_floats(largest).min(RUN);
+                let (run, products): (usize, Products) =
+                    if floats >= FLOATS_MIN { (floats, simd::products_in_floats) } else { (run, simd::products) };
                 let nothing = vec![0; run];
                 for start in (0..table.width()).step_by(run) {
                     let end = (start + run).min(table.width());
                     let row = |i: usize| if i < points { &table.row(i)[start..end] } else { &nothing[..end - start] };
                     let places = (0..count).flat_map(|i| (i..count).map(move |j| (i, j)));
                     for ((i, j), tile) in places.zip(&mut *tiles) {
-                        add_tile(&row, points, (i * TILE, j * TILE), tile);
+                        add_tile(&row, points, (i * TILE, j * TILE), products, tile);
                     }
                 }
             }
@@ -301,13 +317,13 @@ fn add_tile<'t>(
     row: &impl Fn(usize) -> &'t [i32],
     points: usize,
     (i, j): (usize, usize),
+    products: Products,
     tile: &mut [i128; TILE * TILE],
 ) {
     for a in (0..TILE.min(points - i)).step_by(PRODUCTS.0) {
         // Below the diagonal nobody looks.
         for b in (0..TILE.min(points - j)).step_by(PRODUCTS.1).filter(|b| j + b + PRODUCTS.1 > i + a) {
-            let found =
-                simd::products(std::array::from_fn(|k| row(i + a + k)), std::array::from_fn(|k| row(j + b + k)));
+            let found = products(std::array::from_fn(|k| row(i + a + k)), std::array::from_fn(|k| row(j + b + k)));
             for (k, line) in found.iter().enumerate() {
                 for (l, product) in line.iter().enumerate() {
                     tile[(a + k) * TILE + b + l] += i128::from(*product);

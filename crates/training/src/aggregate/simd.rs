@@ -64,9 +64,26 @@ pub(super) fn sort(tile: &mut [[i32; LANES]], chains: &[Chain]) {
     scalar::sort(tile, chains);
 }
 
+/// What [`products`] gives, faster, for values whose magnitudes and number [`fit_floats`].
+pub(super) fn products_in_floats(a: [&[i32]; PRODUCTS.0], b: [&[i32]; PRODUCTS.1]) -> [[i64; PRODUCTS.1]; PRODUCTS.0] {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+        // SAFETY: the processor has just said that it has AVX2 and FMA; the function asks nothing else of its caller.
+        return unsafe { wide::products_in_floats(a, b) };
+    }
+    scalar::products(a, b)
+}
+
+/// How many values of magnitudes up to `largest` a row may have for [`products_in_floats`]: each of four lanes adds up a
+/// quarter of the products, all of them and their sums are integers, and f64 holds integers up to 2^53.
+pub(super) fn fit_floats(largest: u32) -> usize {
+    let terms = (1_u64 << 53) / u64::from(largest.max(1)).pow(2);
+    usize::try_from(terms).unwrap_or(usize::MAX).saturating_mul(4) / 8 * 8
+}
+
 kernels! {
-    /// Is every magnitude at most `bound` (>= 0)?
-    fn within(values: &[i32], bound: i32) -> bool;
+    /// The least value or 0 and the greatest value or 0.
+    fn ends(values: &[i32]) -> (i32, i32);
     /// The square of a row. Wraps: the caller has bounded the length.
     fn square(values: &[i32]) -> i64;
     /// Sums of all rows, lane by lane.
@@ -102,12 +119,19 @@ mod scalar {
     }
 
     #[inline(always)]
-    pub(super) fn within(values: &[i32], bound: i32) -> bool {
+    pub(super) fn ends(values: &[i32]) -> (i32, i32) {
         let (mut low, mut high) = (0, 0);
         for value in values {
             low = low.min(*value);
             high = high.max(*value);
         }
+        (low, high)
+    }
+
+    /// Is every magnitude at most `bound` (>= 0)?
+    #[inline(always)]
+    pub(super) fn within(values: &[i32], bound: i32) -> bool {
+        let (low, high) = ends(values);
         low >= -bound && high <= bound
     }
 
@@ -222,8 +246,9 @@ mod scalar {
 #[cfg(target_arch = "x86_64")]
 mod wide {
     use std::arch::x86_64::{
-        __m256i, _mm256_add_epi64, _mm256_loadu_si256, _mm256_max_epi32, _mm256_min_epi32, _mm256_mul_epi32,
-        _mm256_permute2x128_si256, _mm256_set1_epi64x, _mm256_setzero_si256, _mm256_srli_epi64, _mm256_storeu_si256,
+        __m256d, __m256i, _mm_loadu_si128, _mm256_add_epi64, _mm256_cvtepi32_pd, _mm256_fmadd_pd, _mm256_loadu_si256,
+        _mm256_max_epi32, _mm256_min_epi32, _mm256_mul_epi32, _mm256_permute2x128_si256, _mm256_set1_epi64x,
+        _mm256_setzero_pd, _mm256_setzero_si256, _mm256_srli_epi64, _mm256_storeu_pd, _mm256_storeu_si256,
         _mm256_unpackhi_epi64, _mm256_unpacklo_epi64,
     };
 
@@ -236,6 +261,12 @@ mod wide {
     fn load(values: &[i32; WIDE]) -> __m256i {
         // SAFETY: 32 bytes that are borrowed; the load needs no alignment.
         unsafe { _mm256_loadu_si256(std::ptr::from_ref(values).cast()) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn load_floats(values: &[i32; 4]) -> __m256d {
+        // SAFETY: 16 bytes that are borrowed; the load needs no alignment.
+        _mm256_cvtepi32_pd(unsafe { _mm_loadu_si128(std::ptr::from_ref(values).cast()) })
     }
 
     #[target_feature(enable = "avx2")]
@@ -352,6 +383,39 @@ mod wide {
                 let mut lanes = [0; 4];
                 store_sums(&mut lanes, sum);
                 *out = lanes.into_iter().fold(*out, i64::wrapping_add);
+            }
+        }
+        out
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn products_in_floats(
+        a: [&[i32]; PRODUCTS.0],
+        b: [&[i32]; PRODUCTS.1],
+    ) -> [[i64; PRODUCTS.1]; PRODUCTS.0] {
+        let len = b[0].len();
+        let whole = len / 4;
+        let x = a.map(|row| &row[..len].as_chunks::<4>().0[..whole]);
+        let y = b.map(|row| &row[..len].as_chunks::<4>().0[..whole]);
+        let mut sums = [[_mm256_setzero_pd(); PRODUCTS.1]; PRODUCTS.0];
+        for k in 0..whole {
+            let right = [load_floats(&y[0][k]), load_floats(&y[1][k]), load_floats(&y[2][k])];
+            for (sums, left) in sums.iter_mut().zip(&x) {
+                let left = load_floats(&left[k]);
+                for (sum, right) in sums.iter_mut().zip(right) {
+                    *sum = _mm256_fmadd_pd(left, right, *sum);
+                }
+            }
+        }
+        let mut out = scalar::products(a.map(|row| &row[whole * 4..len]), b.map(|row| &row[whole * 4..len]));
+        for (out, sums) in out.iter_mut().zip(sums) {
+            for (out, sum) in out.iter_mut().zip(sums) {
+                let mut lanes = [0.0; 4];
+                // SAFETY: as above.
+                unsafe { _mm256_storeu_pd(lanes.as_mut_ptr(), sum) };
+                #[expect(clippy::cast_possible_truncation, reason = "integers below 2^53")]
+                let exact = lanes.map(|lane: f64| lane as i64);
+                *out = exact.into_iter().fold(*out, i64::wrapping_add);
             }
         }
         out

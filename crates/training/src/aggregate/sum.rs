@@ -123,7 +123,7 @@ fn add(
         if !simd::add(&mut sums[run.clone()], values, factors, bound) {
             few.iter()
                 .zip(buffers)
-                .try_for_each(|((row, _), buffer)| check(*row, &buffer[..sums.len()], at, bounds))?;
+                .try_for_each(|((row, _), buffer)| check(*row, &buffer[..sums.len()], at, bounds).map(|_| ()))?;
         }
     }
     Ok(())
@@ -147,13 +147,17 @@ pub(super) fn read(rows: &dyn Rows, row: usize, start: usize, out: &mut [i32]) -
     })
 }
 
-/// Checks values at `at` of the positions that `bounds` covers.
-pub(super) fn check(row: usize, values: &[i32], at: usize, bounds: &[(usize, i32)]) -> Result<(), WorkError> {
+/// Checks values at `at` of the positions that `bounds` covers; returns their largest magnitude.
+pub(super) fn check(row: usize, values: &[i32], at: usize, bounds: &[(usize, i32)]) -> Result<u32, WorkError> {
+    let mut largest = 0;
     for (run, bound) in runs(bounds, at, values.len()) {
-        if !simd::within(&values[run], bound) {
+        let (low, high) = simd::ends(&values[run]);
+        let found = low.unsigned_abs().max(high.unsigned_abs());
+        if found > bound.unsigned_abs() {
             let detail = format!("a value is beyond the bound {bound} of the round's grid");
             return Err(WorkError::Update { row, reason: "out_of_range", detail });
         }
+        largest = largest.max(found);
     }
-    Ok(())
+    Ok(largest)
 }

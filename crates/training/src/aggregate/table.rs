@@ -23,6 +23,7 @@ pub(super) struct Table {
     width: usize,
     /// Values from one row to the next.
     stride: usize,
+    largest: u32,
 }
 
 /// Columns whose bytes are a page, the unit in which long rows are shifted against each other.
@@ -46,7 +47,7 @@ impl Table {
         more: usize,
     ) -> Result<(), WorkError> {
         self.width = ranges.iter().map(Range::len).sum();
-        self.stride = stride(self.width);
+        (self.stride, self.largest) = (stride(self.width), 0);
         self.values.resize((chosen.len() + more) * self.stride, 0);
         for (row, values) in chosen.iter().zip(self.values.chunks_mut(self.stride.max(1))) {
             let values = &mut values[..self.width];
@@ -55,7 +56,7 @@ impl Table {
                 read(rows, *row, range.start, &mut values[from..from + range.len()])?;
                 from += range.len();
             }
-            check(*row, values, at, bounds)?;
+            self.largest = self.largest.max(check(*row, values, at, bounds)?);
         }
         Ok(())
     }
@@ -63,6 +64,11 @@ impl Table {
     /// Rows.
     pub(super) fn rows(&self) -> usize {
         self.values.len() / self.stride.max(1)
+    }
+
+    /// The largest magnitude of the updates' values.
+    pub(super) fn largest(&self) -> u32 {
+        self.largest
     }
 
     /// Columns.

@@ -59,20 +59,23 @@ proptest! {
     #[test]
     fn values_beyond_a_bound_are_seen(values in prop::collection::vec(any::<i32>(), 0..70), bound in 0..=i32::MAX) {
         let want = values.iter().all(|v| v.unsigned_abs() <= bound.unsigned_abs());
-        prop_assert_eq!(within(&values, bound), want);
         prop_assert_eq!(scalar::within(&values, bound), want);
+        let ends = (values.iter().copied().fold(0, i32::min), values.iter().copied().fold(0, i32::max));
+        prop_assert_eq!(super::ends(&values), ends);
+        prop_assert_eq!(scalar::ends(&values), ends);
         let largest = values.iter().map(|v| v.unsigned_abs()).max().unwrap_or(0);
         if let Ok(largest) = i32::try_from(largest) {
-            prop_assert!(within(&values, largest));
-            prop_assert!(largest == 0 || !within(&values, largest - 1));
+            prop_assert!(scalar::within(&values, largest));
+            prop_assert!(largest == 0 || !scalar::within(&values, largest - 1));
         }
     }
 
     #[test]
-    fn products_and_squares_are_exact(rows in rows(7, 0..70)) {
-        let (a, b) = (std::array::from_fn(|k| &rows[k][..]), std::array::from_fn(|k| &rows[4 + k][..]));
+    fn products_and_squares_are_exact(rows in rows(6, 0..70)) {
+        let (a, b) = (std::array::from_fn(|k| &rows[k][..]), std::array::from_fn(|k| &rows[3 + k][..]));
         let found = products(a, b);
         prop_assert_eq!(found, scalar::products(a, b));
+        prop_assert_eq!(found, products_in_floats(a, b));
         for (i, line) in found.iter().enumerate() {
             for (j, product) in line.iter().enumerate() {
                 let want: i64 = a[i].iter().zip(b[j]).map(|(x, y)| i64::from(*x) * i64::from(*y)).sum();
@@ -131,6 +134,20 @@ proptest! {
             prop_assert_eq!(found, values[..keep].iter().sum::<i64>());
         }
     }
+}
+
+/// The longest rows of the largest values that are promised to fit, and all of one sign.
+#[test]
+fn products_in_floats_are_exact_up_to_their_limit() {
+    for largest in [(1 << 23) - 1, (1 << 22) + 12_345, (1 << 20) - 3] {
+        let len = fit_floats(largest).min(100_000);
+        let row = vec![i32::try_from(largest).unwrap(); len];
+        let less: Vec<i32> = row.iter().map(|v| v - 2).collect();
+        let (a, b) = ([&row[..], &less, &row], [&row[..], &row, &less]);
+        assert_eq!(products_in_floats(a, b), scalar::products(a, b), "{len} of {largest}");
+    }
+    assert_eq!(fit_floats((1 << 23) - 1), 512);
+    assert_eq!(fit_floats(i32::MAX.unsigned_abs()), 0);
 }
 
 #[test]
