@@ -41,6 +41,7 @@ CASES = {
     "aggregate-multi_krum-100x100k": aggregate("multi_krum", 100, 100_000),
     "aggregate-bulyan-100x100k": aggregate("bulyan", 100, 100_000),
     "train": {"ours": ["bench", "train", "--json", "--slices", "3"], "peer": ["train_peer.py", "--slices", "3"]},
+    "train-clipping": {"ours": ["bench", "train", "--per-sample-clipping", "--json", "--slices", "3"]},
     "ingest": {"ours": ["bench", "ingest", "--json"]},
     "round-2x100M": {"ours": ["bench", "round", "--nodes", "2", "--params", "100000000", "--rounds", "1", "--json"], "turns": 3},
     "round-1000x256": {"ours": ["bench", "updates", "--json"]},
