@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use aivillage_base::ports::{Uplink, UplinkError};
 use aivillage_base::rng::os_bytes;
 use aivillage_base::wire::{
-    BlobRef, Down, Invitation, LocalMetrics, LocalRule, Receipt, RoundKey, Up, UpdateHeader, UpdateReply,
+    BlobRef, Declined, Down, Invitation, LocalMetrics, LocalRule, Receipt, RoundKey, Up, UpdateHeader, UpdateReply,
 };
 use aivillage_base::{Digest, JobId, NodeName};
 
@@ -214,8 +214,8 @@ impl Participant {
 
     async fn take_part(&self, invitation: Invitation, cancel: &CancellationToken) {
         let key = invitation.key.clone();
-        if let Err(declined) = self.deps.policy.judge(&invitation) {
-            tracing::info!(%key, rule = declined.rule, reason = declined.reason, "declined by this node's policy");
+        if let Err(declined) = self.judge(&invitation).await {
+            tracing::info!(%key, rule = declined.rule, reason = declined.reason, "declined");
             let note = format!("declined: {}", declined.rule);
             self.say("answer", Up::Answer { key: key.clone(), declined: Some(declined) }, &key, note).await;
             return;
@@ -240,6 +240,20 @@ impl Participant {
                 let message = Up::TrainingFailed { key: key.clone(), reason: reason.clone() };
                 self.say("failure", message, &key, reason).await;
             }
+        }
+    }
+
+    /// The owner's policy; and a node that has lost its state of a job leaves it, rather than fail in each of its rounds.
+    async fn judge(&self, invitation: &Invitation) -> Result<(), Declined> {
+        self.deps.policy.judge(invitation)?;
+        if !LocalState::needed(invitation) {
+            return Ok(());
+        }
+        let (store, asked) = (Arc::clone(&self.deps.state), invitation.clone());
+        match tokio::task::spawn_blocking(move || state::missing(&*store, &asked)).await {
+            Ok(Ok(Some(reason))) => Err(Declined { rule: "state".to_owned(), reason }),
+            // A store that cannot be read may be read later: training will say so if not.
+            Ok(Ok(None) | Err(_)) | Err(_) => Ok(()),
         }
     }
 

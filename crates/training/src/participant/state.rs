@@ -116,6 +116,16 @@ pub fn settle(store: &dyn NodeState, invitation: &Invitation) -> Result<LocalSta
     Ok(state)
 }
 
+/// Why a node cannot take part in a round that needs its state: the state of its counted update is not there. None = it can.
+///
+/// # Errors
+/// The store's.
+pub fn missing(store: &dyn NodeState, invitation: &Invitation) -> Result<Option<String>, String> {
+    let Some(mark) = &invitation.receipt else { return Ok(None) };
+    let kept = store.kept(&invitation.key.job)?;
+    Ok((!kept.contains(mark)).then(|| lost(mark, &kept)))
+}
+
 fn lost(mark: &Receipt, kept: &[Receipt]) -> String {
     let RoundKey { round, attempt, .. } = &mark.key;
     let (digest, n) = (mark.digest.short(), kept.len());

@@ -149,10 +149,14 @@ struct Cut {
 #[async_trait]
 impl Uplink for Cut {
     async fn send(&self, message: &Up) -> Result<(), UplinkError> {
-        if let Up::TrainingFailed { reason, .. } = message {
-            self.failures.lock().unwrap().push(reason.clone());
-            self.done.notify_one();
+        match message {
+            Up::TrainingFailed { reason, .. } => self.failures.lock().unwrap().push(reason.clone()),
+            Up::Answer { declined: Some(Declined { rule, reason }), .. } => {
+                self.failures.lock().unwrap().push(format!("declined by {rule}: {reason}"));
+            }
+            Up::Report(_) | Up::Answer { .. } | Up::Prediction { .. } | Up::Leave => return Ok(()),
         }
+        self.done.notify_one();
         Ok(())
     }
 
@@ -227,11 +231,14 @@ async fn a_node_that_is_killed_as_its_update_leaves_goes_on_with_the_same_bits()
     invitation.key.attempt = 2;
     one_life(&line, &disk, &invitation).await;
     assert_eq!(line.payloads.lock().unwrap()[4].digest, sent[2].digest);
-    // A node whose disk was lost says so, and sends nothing.
+    // A node whose disk was lost says so, and leaves the job to the others.
     one_life(&line, &Arc::default(), &invitation).await;
     assert_eq!(line.payloads.lock().unwrap().len(), 5);
     let failures = line.failures.lock().unwrap().clone();
-    assert!(failures.len() == 1 && failures[0].contains("lost"), "{failures:?}");
+    assert!(
+        failures.len() == 1 && failures[0].starts_with("declined by state:") && failures[0].contains("lost"),
+        "{failures:?}"
+    );
 }
 
 #[tokio::test]
