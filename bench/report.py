@@ -210,10 +210,12 @@ def performance(results):
         "## Aggregation\n\nFrom updates in the blob store to the new model on disk (`aivillage bench aggregate`), every "
         "update a buffer of its own. GB/s = updates x values x\n4 bytes / time. `pread` is the bandwidth of reading the same "
         "files in the same run with as many threads; the figure in brackets\nleaves the wait for the disk at the new model's "
-        "end out. Flower's figures start from arrays in memory and end with arrays in memory.\nMemory is the peak of the "
-        "whole process.\n\n" + picture + aggregation(results),
+        "end out. Flower's figures start from arrays in memory and end with arrays in memory.\n"
+        "Each side uses the threads it starts by itself. \"Times Flower\" is the median of the turns' ratios, not the ratio of the medians.\n"
+        "The files are in the system's cache. Memory is the peak of the whole process. Goals are the project's plan.\n\n" + picture + aggregation(results),
         "## Local training\n\nOne thread, batches of 32, random images of 28 x 28 (`aivillage bench train`).\n\n" + training(results),
-        "## Rounds\n\n" + rounds(results),
+        "## Rounds\n\nNobody trains in them. `wall_ms` is the time of a round, `median_ms` the same without waiting for the disk, "
+        "`open_to_close_ms` from its\nopening to its new model; `seconds` ends when every node has verified that model.\n\n" + rounds(results),
     ]
     return "\n\n".join(part for part in parts if not part.endswith("\n\n")) + "\n"
 
