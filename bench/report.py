@@ -246,9 +246,11 @@ def bars(results):
             body.append(f'<text class="faint" x="{x(tick):.1f}" y="{step * len(rows) + 28}" text-anchor="middle">{tick}</text>')
     for i, (title, ratio, goal) in enumerate(rows):
         y = 12 + step * i
+        # The figure stands right of the mark where it would touch it.
+        beside = goal if ratio < goal < 1.6 * ratio else ratio
         body.append(f'<text x="{left - 10}" y="{y + 15}" text-anchor="end">{html.escape(title)}</text>')
         body.append(f'<rect class="bar" x="{left}" y="{y}" width="{x(ratio) - left:.1f}" height="20" rx="2"/>')
-        body.append(f'<text x="{x(ratio) + 6:.1f}" y="{y + 15}">{ratio:.0f}</text>')
+        body.append(f'<text x="{x(beside) + 6:.1f}" y="{y + 15}">{ratio:.1f}</text>')
         body.append(f'<line class="mark" x1="{x(goal):.1f}" x2="{x(goal):.1f}" y1="{y - 3}" y2="{y + 23}"/>')
     body.append(f'<text class="faint" x="{left}" y="{step * len(rows) + 48}">times as fast as Flower 1.42; the mark is the goal</text>')
     return svg(left + width + 60, step * len(rows) + 60, "\n".join(body), "Speed of aggregation in multiples of Flower's")
