@@ -42,7 +42,7 @@ pub struct JobRecord {
     pub attempts: u32,
     /// Attempts in a row that failed because members failed, not because members were missing.
     pub failures_in_row: u32,
-    /// Nodes whose own policy refuses this job: not invited again.
+    /// Nodes that refuse this job, by their policy or because they have lost their state of it: not invited again.
     pub declined: BTreeMap<NodeName, Declined>,
     /// Wall clock at creation, Unix milliseconds.
     pub created_ms: u64,

@@ -95,7 +95,7 @@ fn missing(job: &JobRecord, connected: usize, eligible: usize) -> String {
     let mut text = format!("{min} participants are needed; {eligible} of {connected} connected nodes are eligible");
     if !job.declined.is_empty() {
         let names: Vec<String> = job.declined.iter().map(|(n, d)| format!("{n} ({})", d.rule)).collect();
-        text.push_str(&format!("; declined by their own policy: {}", names.join(", ")));
+        text.push_str(&format!("; declined by themselves: {}", names.join(", ")));
     }
     text
 }

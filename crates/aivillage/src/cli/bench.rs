@@ -10,11 +10,11 @@ mod round;
 mod train;
 mod updates;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use crate::exit::CliError;
+use crate::exit::{CliError, ExitCode};
 
 /// Measure this version on this machine
 #[derive(Debug, Subcommand)]
@@ -55,6 +55,27 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
+}
+
+/// A new folder for the files of one measurement, removed at its end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    /// In `parent`, or where the system keeps temporary files.
+    fn new(parent: Option<&Path>, what: &str) -> Result<Self, CliError> {
+        let parent = parent.map_or_else(std::env::temp_dir, Path::to_path_buf);
+        let dir = parent.join(format!("aivillage-bench-{what}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir)
+            .map_err(|e| CliError::new(ExitCode::Failed, format!("cannot create {}: {e}", dir.display())))?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed in a folder for temporary files is the system's to remove.
+        let _removed = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Resident memory of a process in kB: `VmRSS` now, `VmHWM` at its peak.

@@ -5,7 +5,7 @@
 //!
 //! Overflow: with magnitudes up to m < 2^31 a run of min([`RUN`], 2^63 / m^2) positions fits 64 bits; runs are added up in
 //! 128 bits, enough for 2^65 positions. Where m is small enough for the sums of a run to be below 2^53 (24 bits: 512
-//! positions), f64 adds up the same integers, exactly, at twice the rate.
+//! positions), f64 adds up the same integers, exactly, with half the instructions.
 //!
 //! Each thread has a matrix of its own; the matrices are added at the end of a part.
 //!

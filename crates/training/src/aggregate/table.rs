@@ -11,9 +11,15 @@ const BYTES_MAX: usize = 64 << 20;
 /// Columns of a table at most: 16 KiB of each update, the shortest read that costs little more than its bytes.
 const COLUMNS_MAX: usize = 4096;
 
-/// Columns of each of `threads` tables of `rows` rows: as many as memory allows.
+/// Columns of each of `threads` tables of `rows` rows: as many as memory allows, with what [`stride`] adds to them.
 pub(super) fn columns(rows: usize, threads: usize) -> usize {
-    (BYTES_MAX / 4 / rows.max(1) / threads.max(1)).clamp(16, COLUMNS_MAX) / 16 * 16
+    let room = BYTES_MAX / 4 / rows.max(1) / threads.max(1);
+    match room / PAGE {
+        0 | 1 => (room / 16 * 16).max(16),
+        pages if pages > COLUMNS_MAX / PAGE => COLUMNS_MAX,
+        // The odd number of pages, so nothing is added.
+        pages => (pages - 1) / 2 * 2 * PAGE + PAGE,
+    }
 }
 
 /// Values of several updates at the same positions. One thread's own; its memory is used again and again.
@@ -84,5 +90,23 @@ impl Table {
     /// One row, to be written.
     pub(super) fn row_mut(&mut self, row: usize) -> &mut [i32] {
         &mut self.values[row * self.stride..][..self.width]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_all_threads_fit_the_memory_they_may_have() {
+        for rows in [1, 3, 100, 1_000, 1_638, 2_000, 3_000, 10_000, 100_000] {
+            for threads in [1, 2, 3, 64] {
+                let columns = columns(rows, threads);
+                assert!((16..=COLUMNS_MAX).contains(&columns) && columns.is_multiple_of(16));
+                let bytes = stride(columns) * rows * threads * 4;
+                assert!(bytes <= BYTES_MAX || columns == 16, "{rows} rows, {threads} threads: {columns} columns");
+                assert!(stride(columns) < 2 * PAGE || (stride(columns) / PAGE) % 2 == 1);
+            }
+        }
     }
 }

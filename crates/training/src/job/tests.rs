@@ -158,7 +158,7 @@ fn a_node_that_declines_is_not_asked_again_until_it_comes_back() {
     let no = Declined { rule: "max_rounds".into(), reason: "too many".into() };
     bench.step(Input::Answer(peer("b"), key(1, 1), Some(no)));
     assert!(bench.job.round().is_none());
-    assert!(bench.job.waiting_for().unwrap().contains("declined by their own policy: b (max_rounds)"));
+    assert!(bench.job.waiting_for().unwrap().contains("declined by themselves: b (max_rounds)"));
     assert!(bench.store.saved.record.declined.contains_key(&name("b")));
     assert_eq!(bench.job.record().failures_in_row, 0, "a refusal is no failure");
     let step = bench.step(Input::Joined(candidate("c")));

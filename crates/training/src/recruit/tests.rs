@@ -73,7 +73,7 @@ fn what_is_missing_is_said_in_words() {
     job.declined.insert(name("m"), no);
     let text = cohort(&job, &nodes, FASTEST).unwrap_err();
     assert!(text.contains("3 participants are needed; 2 of"), "{text}");
-    assert!(text.contains("declined by their own policy: m (max_rounds)"), "{text}");
+    assert!(text.contains("declined by themselves: m (max_rounds)"), "{text}");
     let mut labels = candidate("x");
     labels.data[0].task = Task::Classification { classes: 2 };
     let text = cohort(&record(spec(1, 5, 1)), &village(&[labels]), FASTEST).unwrap_err();

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{median, rounded};
+use super::{Scratch, median, rounded};
 use crate::cli::{aggregate, out};
 use crate::exit::{CliError, ExitCode};
 use crate::offline::plan::Declared;
@@ -68,12 +68,8 @@ const READ: usize = 64 * 1024;
 const WIDTH_MAX: usize = 1 << 20;
 
 pub(super) async fn run(args: &AggregateArgs) -> Result<(), CliError> {
-    let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let dir = parent.join(format!("aivillage-bench-aggregate-{}", std::process::id()));
-    let document = measure(args, &dir).await;
-    // Left-overs in a folder for temporary files are the system's to remove.
-    let _removed = std::fs::remove_dir_all(&dir);
-    let document = document?;
+    let scratch = Scratch::new(args.dir.as_deref(), "aggregate")?;
+    let document = measure(args, &scratch.0).await?;
     if args.json {
         out::document(&document);
     } else {

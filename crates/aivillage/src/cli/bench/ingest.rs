@@ -33,7 +33,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{cpu_s, median, rounded};
+use super::{Scratch, cpu_s, median, rounded};
 use crate::cli::out;
 use crate::exit::{CliError, ExitCode};
 
@@ -71,13 +71,8 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> CliError {
 }
 
 pub(super) async fn run(args: &IngestArgs) -> Result<(), CliError> {
-    let base = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let dir = base.join(format!("aivillage-ingest-{}", std::process::id()));
-    fs::create_dir_all(&dir).map_err(|e| failed(&format!("cannot create {}", dir.display()), &e))?;
-    let result = measure(args, &dir).await;
-    // Left-overs in the folder for temporary files are the system's to remove.
-    let _removed = fs::remove_dir_all(&dir);
-    let document = result?;
+    let scratch = Scratch::new(args.dir.as_deref(), "ingest")?;
+    let document = measure(args, &scratch.0).await?;
     if args.json {
         out::document(&document);
         return Ok(());

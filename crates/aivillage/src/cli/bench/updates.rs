@@ -4,7 +4,6 @@
 //! calls of its door: every node that is invited says yes, offers its update, and hands it over, all nodes at once, with
 //! integers that were ready before. So nothing but the coordinator and its disk takes time.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,7 +26,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{median, rounded};
+use super::{Scratch, median, rounded};
 use crate::cli::out;
 use crate::config::{Config, training_room};
 use crate::exit::{CliError, ExitCode};
@@ -63,14 +62,10 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> CliError {
 }
 
 pub(super) async fn run(args: &UpdatesArgs) -> Result<(), CliError> {
-    let base = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let dir = base.join(format!("aivillage-updates-{}", std::process::id()));
-    fs::create_dir_all(&dir).map_err(|e| failed(&format!("cannot create {}", dir.display()), &e))?;
+    let scratch = Scratch::new(args.dir.as_deref(), "updates")?;
     let stop = CancellationToken::new();
-    let result = measure(args, &dir, &stop).await;
+    let result = measure(args, &scratch.0, &stop).await;
     stop.cancel();
-    // Left-overs in the folder for temporary files are the system's to remove.
-    let _removed = fs::remove_dir_all(&dir);
     let document = result?;
     if args.json {
         out::document(&document);
