@@ -73,13 +73,58 @@ pub enum LayerSpec {
     },
     /// `[c, h, w] -> [c*h*w]`.
     Flatten,
+    /// Batch normalisation (Ioffe and Szegedy 2015): each feature of `[n]`, or each channel of `[c, h, w]`, less its mean and
+    /// over its standard deviation, times `scale`, plus `shift`. Training takes both from the batch, everything else the
+    /// running ones. Four tensors of `[n]` or `[c]`: `running_mean`, `running_variance`, `scale`, `shift`.
+    BatchNorm {}, // With braces: of a bare variant serde takes unknown keys.
+}
+
+/// What a tensor is to its layer. Lexical order of the names is the order within a layer, as safetensors keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TensorKind {
+    /// Added by a dense layer or a convolution.
+    Bias,
+    /// Multiplied by a dense layer or a convolution.
+    Weight,
+    /// Means of batches, followed by training, not by its gradients.
+    RunningMean,
+    /// Variances of batches, followed in the same way; never negative.
+    RunningVariance,
+    /// Multiplied by a normalisation.
+    Scale,
+    /// Added by a normalisation.
+    Shift,
+}
+
+impl TensorKind {
+    /// The end of the tensor's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bias => "bias",
+            Self::Weight => "weight",
+            Self::RunningMean => "running_mean",
+            Self::RunningVariance => "running_variance",
+            Self::Scale => "scale",
+            Self::Shift => "shift",
+        }
+    }
+}
+
+/// Does a tensor of this name hold variances, which no sum of changes may leave below zero?
+#[must_use]
+pub fn holds_variances(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, end)| end == TensorKind::RunningVariance.name())
 }
 
 /// Name and shape of one tensor of f32 values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorSpec {
-    /// `layerNN.weight` or `layerNN.bias`; lexical order is layer order.
+    /// `layerNNN.weight`, `layerNNN.bias`, ...; lexical order is layer order.
     pub name: String,
+    /// What it is to its layer.
+    pub kind: TensorKind,
     /// Row-major shape.
     pub shape: Vec<usize>,
 }
@@ -143,17 +188,9 @@ impl Architecture {
         let mut layout = Vec::new();
         let mut input = &self.input;
         for (i, (layer, output)) in self.layers.iter().zip(&shapes).enumerate() {
-            let (weight, bias) = match layer {
-                LayerSpec::Dense { units } => (vec![input[0], *units], *units),
-                LayerSpec::Conv2d { filters, kernel } => (vec![*filters, input[0], *kernel, *kernel], *filters),
-                LayerSpec::Relu | LayerSpec::MaxPool2d { .. } | LayerSpec::Flatten => {
-                    input = output;
-                    continue;
-                }
-            };
-            // Safetensors keeps tensors sorted by name: `bias` before `weight` within a layer.
-            layout.push(TensorSpec { name: format!("layer{i:03}.bias"), shape: vec![bias] });
-            layout.push(TensorSpec { name: format!("layer{i:03}.weight"), shape: weight });
+            for (kind, shape) in layer.tensors(input) {
+                layout.push(TensorSpec { name: format!("layer{i:03}.{}", kind.name()), kind, shape });
+            }
             input = output;
         }
         let parameters: u128 = layout.iter().map(|t| t.shape.iter().map(|d| *d as u128).product::<u128>()).sum();
@@ -163,16 +200,54 @@ impl Architecture {
         Ok(layout)
     }
 
-    /// Number of trainable values.
+    /// Number of values: what gradients train, and running statistics.
     ///
     /// # Errors
     /// As [`Self::layout`].
     pub fn parameters(&self) -> Result<usize, ArchError> {
         Ok(self.layout()?.iter().map(TensorSpec::len).sum())
     }
+
+    /// Has each example a gradient of its own, which could be clipped?
+    ///
+    /// # Errors
+    /// The first layer that mixes the examples of a batch, why that is in the way, and what to do.
+    pub fn examples_apart(&self) -> Result<(), ArchError> {
+        examples_apart(&self.layers)
+    }
+}
+
+/// Why batch normalisation and gradients of single examples exclude each other, and what to do.
+const MIXED: &str = "batch_norm takes mean and variance from all examples of a batch, so no example has a gradient of its own \
+                     that could be clipped: leave batch_norm out (`norm: none`), or do not ask for clipped examples";
+
+/// As [`Architecture::examples_apart`].
+fn examples_apart(layers: &[LayerSpec]) -> Result<(), ArchError> {
+    match layers.iter().position(|layer| *layer == LayerSpec::BatchNorm {}) {
+        None => Ok(()),
+        Some(i) => fail(format!("layer {i}: {MIXED}")),
+    }
 }
 
 impl LayerSpec {
+    /// Kinds and shapes of the layer's tensors, in the order of their names; `input` is a shape that it accepts.
+    fn tensors(&self, input: &[usize]) -> Vec<(TensorKind, Vec<usize>)> {
+        match self {
+            Self::Dense { units } => {
+                vec![(TensorKind::Bias, vec![*units]), (TensorKind::Weight, vec![input[0], *units])]
+            }
+            Self::Conv2d { filters, kernel } => vec![
+                (TensorKind::Bias, vec![*filters]),
+                (TensorKind::Weight, vec![*filters, input[0], *kernel, *kernel]),
+            ],
+            Self::BatchNorm {} => {
+                use TensorKind::{RunningMean, RunningVariance, Scale, Shift};
+                [RunningMean, RunningVariance, Scale, Shift].map(|kind| (kind, vec![input[0]])).into()
+            }
+            Self::Relu | Self::MaxPool2d { .. } | Self::Flatten => Vec::new(),
+        }
+    }
+
     fn output(&self, input: &[usize]) -> Result<Vec<usize>, String> {
         let image = |what: &str| match input {
             [c, h, w] => Ok((*c, *h, *w)),
@@ -203,6 +278,10 @@ impl LayerSpec {
                 Ok(vec![c, h / size, w / size])
             }
             Self::Flatten => Ok(vec![input.iter().product()]),
+            Self::BatchNorm {} => match input {
+                [_] | [_, _, _] => Ok(input.to_vec()),
+                _ => Err(format!("batch_norm needs [features] or [channels, height, width], but is given {input:?}")),
+            },
         }
     }
 }
@@ -224,6 +303,35 @@ pub enum Recipe {
     SimpleCnn,
     /// Layers as given.
     Layers(Vec<LayerSpec>),
+    /// An `mlp` or a `simple_cnn` with batch normalisation before each ReLU; see [`Recipe::with_norm`].
+    BatchNormalised(Box<Recipe>),
+}
+
+/// Which normalisation a recipe puts before each ReLU: its option `norm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Norm {
+    /// None.
+    #[default]
+    None,
+    /// [`LayerSpec::BatchNorm`].
+    Batch,
+}
+
+impl Norm {
+    /// What `norm` may be.
+    pub const NAMES: [&str; 2] = ["none", "batch"];
+
+    /// The normalisation called `name`.
+    ///
+    /// # Errors
+    /// An unknown name, with the nearest valid one.
+    pub fn named(name: &str) -> Result<Self, ArchError> {
+        match name {
+            "none" => Ok(Self::None),
+            "batch" => Ok(Self::Batch),
+            other => fail(suggest::unknown("normalisation", other, &Self::NAMES)),
+        }
+    }
 }
 
 /// Recipes that people may name.
@@ -259,6 +367,39 @@ impl Recipe {
             Self::Mlp { .. } => "mlp",
             Self::SimpleCnn => "simple_cnn",
             Self::Layers(_) => "layers",
+            Self::BatchNormalised(plain) => plain.name(),
+        }
+    }
+
+    /// This recipe with a normalisation before each ReLU.
+    ///
+    /// # Errors
+    /// A recipe without hidden layers to normalise, or one whose layers are given.
+    pub fn with_norm(self, norm: Norm) -> Result<Self, ArchError> {
+        match (norm, &self) {
+            (Norm::None, _) => Ok(self),
+            (Norm::Batch, Self::Mlp { .. } | Self::SimpleCnn) => Ok(Self::BatchNormalised(Box::new(self))),
+            (Norm::Batch, Self::Layers(_)) => {
+                fail("norm is an option of `mlp` and `simple_cnn`: name `batch_norm` among the layers instead".into())
+            }
+            (Norm::Batch, Self::LogisticRegression | Self::LinearRegression | Self::BatchNormalised(_)) => {
+                fail(format!(
+                    "norm is an option of `mlp` and `simple_cnn`, and `{}` has no layer that it could stand behind",
+                    self.name()
+                ))
+            }
+        }
+    }
+
+    /// As [`Architecture::examples_apart`], before the shape of the data is known.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn examples_apart(&self) -> Result<(), ArchError> {
+        match self {
+            Self::LogisticRegression | Self::LinearRegression | Self::Mlp { .. } | Self::SimpleCnn => Ok(()),
+            Self::Layers(layers) => examples_apart(layers),
+            Self::BatchNormalised(plain) => fail(format!("norm batch of `{}`: {}", plain.name(), MIXED)),
         }
     }
 
@@ -299,6 +440,14 @@ impl Recipe {
                 (image, layers)
             }
             Self::Layers(layers) => (input.to_vec(), layers.clone()),
+            Self::BatchNormalised(plain) => {
+                let Architecture { input, layers, .. } = plain.build(input, task)?;
+                let normalised = layers.into_iter().flat_map(|layer| {
+                    let norm = (layer == LayerSpec::Relu).then_some(LayerSpec::BatchNorm {});
+                    norm.into_iter().chain([layer])
+                });
+                (input, normalised.collect())
+            }
         };
         let architecture = Architecture { input, layers, task };
         architecture.layout()?;

@@ -58,8 +58,11 @@ pub struct TrainBench {
 /// Trains `recipe` on random 28 x 28 images, one thread, batch 32, plain SGD: one slice to warm up, then those that count.
 ///
 /// # Errors
-/// If the recipe does not fit images with 10 classes.
+/// If the recipe does not fit images with 10 classes; or clipping is asked for, and it mixes the rows of a batch.
 pub fn bench_train(recipe: &Recipe, bench: TrainBench, clock: &dyn Clock) -> Result<TrainSpeed, ArchError> {
+    if bench.clipping {
+        recipe.examples_apart()?;
+    }
     let mut runner = Runner::new(recipe)?;
     let (mut plain, mut clipped) = (Vec::new(), Vec::new());
     for slice in 0..=bench.slices.max(1) {

@@ -5,6 +5,7 @@ use aivillage_training::trainer::TrainError;
 use serde::Serialize;
 
 use crate::data::Dataset;
+use crate::layers::Statistics;
 use crate::loss::{Sums, as_f64, measure};
 use crate::network::{Network, Workspace};
 
@@ -43,6 +44,7 @@ pub(crate) fn fitting(architecture: &Architecture, values: &[f32], data: &Datase
         let (given, want) = (values.len(), network.parameters());
         return Err(TrainError::Model(format!("{given} values given, the architecture has {want}")));
     }
+    network.check(values).map_err(TrainError::Model)?;
     if data.width() != network.input() || data.task() != network.task() {
         return Err(TrainError::Model(format!(
             "the model takes {:?} for {:?}, but data set `{}` has {:?} for {:?}",
@@ -62,7 +64,7 @@ pub(crate) fn run(network: &Network, values: &[f32], data: &Dataset, work: &mut 
     let mut start = 0;
     while start < data.rows() {
         let end = (start + work.rows()).min(data.rows());
-        let outputs = network.forward(values, data.x(start..end), end - start, work);
+        let outputs = network.forward(values, data.x(start..end), end - start, Statistics::Running, work);
         let sums = measure(outputs, data.wanted(start..end));
         total.loss += sums.loss;
         total.right += sums.right;

@@ -1,10 +1,11 @@
 //! The weights that a model starts from.
 //!
-//! Biases are zero. A weight is uniform in ±sqrt(6 / inputs) if a ReLU follows its layer (He et al. 2015,
+//! Biases are zero; a normalisation starts as none (mean 0, variance 1, scale 1, shift 0). A weight is uniform in
+//! ±sqrt(6 / inputs) if a ReLU follows its layer, behind a normalisation or not (He et al. 2015,
 //! <https://arxiv.org/abs/1502.01852>), else in ±sqrt(6 / (inputs + outputs)) (Glorot and Bengio 2010). Each tensor has its
 //! own random stream, named after it, so the values do not depend on how the others are drawn.
 
-use aivillage_base::arch::{ArchError, Architecture, LayerSpec};
+use aivillage_base::arch::{ArchError, Architecture, LayerSpec, TensorKind};
 use aivillage_base::rng::SeededRng;
 
 use crate::loss::as_f64;
@@ -49,8 +50,13 @@ pub fn initial_pieces<E>(
 /// Values of a tensor that are still to be made.
 struct Tensor {
     left: usize,
-    /// Uniform in plus or minus this; None = zeros.
-    weights: Option<(f64, SeededRng)>,
+    fill: Fill,
+}
+
+enum Fill {
+    Constant(f32),
+    /// Uniform in plus or minus this.
+    Uniform(f64, Box<SeededRng>),
 }
 
 impl Tensor {
@@ -59,10 +65,10 @@ impl Tensor {
         let length = self.left.min(PIECE);
         self.left -= length;
         piece.clear();
-        match &mut self.weights {
-            None => piece.resize(length, 0.0),
+        match &mut self.fill {
+            Fill::Constant(value) => piece.resize(length, *value),
             #[expect(clippy::cast_possible_truncation, reason = "models are f32; rounded once, here")]
-            Some((limit, rng)) => piece.extend((0..length).map(|_| ((2.0 * rng.unit() - 1.0) * *limit) as f32)),
+            Fill::Uniform(limit, rng) => piece.extend((0..length).map(|_| ((2.0 * rng.unit() - 1.0) * *limit) as f32)),
         }
         length > 0
     }
@@ -71,26 +77,35 @@ impl Tensor {
 fn tensors(architecture: &Architecture, seed: u64) -> Result<Vec<Tensor>, ArchError> {
     let layout = architecture.layout()?;
     let mut tensors = Vec::with_capacity(layout.len());
-    let mut layers = architecture.layers.iter().enumerate().filter(|(_, layer)| has_tensors(layer));
-    // The layout lists two tensors, bias and weight, for each layer that has any.
-    for pair in layout.chunks_exact(2) {
-        let [bias, weight] = pair else { unreachable!("invariant: chunks of two") };
-        let (index, layer) = layers.next().expect("invariant: tensors come in pairs, one pair a layer");
-        tensors.push(Tensor { left: bias.len(), weights: None });
-        let (inputs, outputs) = fans(layer, &weight.shape);
-        let activated = matches!(architecture.layers.get(index + 1), Some(LayerSpec::Relu));
-        let fan = if activated { inputs } else { inputs + outputs };
-        let limit = (6.0 / as_f64(fan)).sqrt();
-        let rng = SeededRng::new("initial weights", seed, &[weight.name.as_bytes()]);
-        tensors.push(Tensor { left: weight.len(), weights: Some((limit, rng)) });
+    // Layers with weights, in the order of their weights: each has one.
+    let mut weighted = architecture.layers.iter().enumerate().filter(|(_, layer)| has_weight(layer));
+    for spec in layout {
+        let fill = match spec.kind {
+            TensorKind::Bias | TensorKind::Shift | TensorKind::RunningMean => Fill::Constant(0.0),
+            TensorKind::Scale | TensorKind::RunningVariance => Fill::Constant(1.0),
+            TensorKind::Weight => {
+                let (index, layer) = weighted.next().expect("invariant: a weight belongs to a layer that has one");
+                let (inputs, outputs) = fans(layer, &spec.shape);
+                let fan = if activated(&architecture.layers[index + 1..]) { inputs } else { inputs + outputs };
+                let limit = (6.0 / as_f64(fan)).sqrt();
+                let rng = SeededRng::new("initial weights", seed, &[spec.name.as_bytes()]);
+                Fill::Uniform(limit, Box::new(rng))
+            }
+        };
+        tensors.push(Tensor { left: spec.len(), fill });
     }
     Ok(tensors)
 }
 
-fn has_tensors(layer: &LayerSpec) -> bool {
+/// Do these layers start with a ReLU, normalised or not?
+fn activated(next: &[LayerSpec]) -> bool {
+    matches!(next, [LayerSpec::Relu, ..] | [LayerSpec::BatchNorm {}, LayerSpec::Relu, ..])
+}
+
+fn has_weight(layer: &LayerSpec) -> bool {
     match layer {
         LayerSpec::Dense { .. } | LayerSpec::Conv2d { .. } => true,
-        LayerSpec::Relu | LayerSpec::MaxPool2d { .. } | LayerSpec::Flatten => false,
+        LayerSpec::Relu | LayerSpec::MaxPool2d { .. } | LayerSpec::Flatten | LayerSpec::BatchNorm {} => false,
     }
 }
 
@@ -98,15 +113,18 @@ fn has_tensors(layer: &LayerSpec) -> bool {
 fn fans(layer: &LayerSpec, weight: &[usize]) -> (usize, usize) {
     match layer {
         LayerSpec::Conv2d { kernel, .. } => (weight[1] * kernel * kernel, weight[0] * kernel * kernel),
-        LayerSpec::Dense { .. } | LayerSpec::Relu | LayerSpec::MaxPool2d { .. } | LayerSpec::Flatten => {
-            (weight[0], weight[1])
-        }
+        LayerSpec::Dense { .. }
+        | LayerSpec::Relu
+        | LayerSpec::MaxPool2d { .. }
+        | LayerSpec::Flatten
+        | LayerSpec::BatchNorm {} => (weight[0], weight[1]),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aivillage_base::arch::Norm;
     use aivillage_base::{Digest, Recipe, Task};
 
     #[test]
@@ -122,6 +140,18 @@ mod tests {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         assert_eq!(Digest::of(&bytes).short(), "d03a66cb07aa");
         assert_ne!(values, initial_values(&arch, 2).unwrap());
+    }
+
+    #[test]
+    fn a_normalisation_starts_as_none_and_leaves_the_other_weights_as_they_were() {
+        let (task, mlp) = (Task::Classification { classes: 10 }, Recipe::Mlp { hidden: vec![32] });
+        let plain = initial_values(&mlp.build(&[64], task).unwrap(), 1).unwrap();
+        let normalised = mlp.with_norm(Norm::Batch).unwrap().build(&[64], task).unwrap();
+        let values = initial_values(&normalised, 1).unwrap();
+        let first = 32 + 64 * 32;
+        assert_eq!(values[..first], plain[..first]);
+        let norm = [0.0, 1.0, 1.0, 0.0].map(|v| [v; 32]).concat();
+        assert_eq!(values[first..first + 4 * 32], norm);
     }
 
     #[test]

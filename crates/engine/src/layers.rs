@@ -1,14 +1,16 @@
 //! The layers: forward, and backward to their input and their tensors, for a block of rows.
 //!
 //! A layer owns no memory: values, gradients and scratch are slices of a [`crate::network::Workspace`], and its tensors
-//! are slices of the model's values in layout order (bias before weight). Every gradient is checked against central
+//! are slices of the model's values in layout order (by name: bias before weight). Every gradient is checked against central
 //! differences in f64. Must not know: losses, optimisers, data.
 
+mod batch_norm;
 mod conv;
 mod dense;
 mod pool;
 mod transpose;
 
+pub(crate) use batch_norm::{BatchNorm, Moments, Statistics};
 pub(crate) use conv::{Conv2d, Scratch};
 pub(crate) use dense::Dense;
 pub(crate) use pool::MaxPool2d;

@@ -1,14 +1,18 @@
 //! A model as a chain of stages over preallocated buffers: forward, loss gradient, backward.
 //!
-//! Promises: a row's output depends on that row and the values only, to the bit, however many rows share its block; the
-//! same block gives the same gradients, to the bit. Must not know: optimisers, data sets, files.
+//! Promises: outside training a row's output depends on that row and the values only, to the bit, however many rows share
+//! its block; the same block gives the same gradients, to the bit. Must not know: optimisers, data sets, files.
 
 mod clip;
+
+use std::ops::Range;
 
 use aivillage_base::arch::{ArchError, Architecture, LayerSpec, Task};
 
 use crate::float::Float;
-use crate::layers::{Conv2d, Dense, MaxPool2d, Scratch, Transpose, relu, relu_backward};
+use crate::layers::{
+    BatchNorm, Conv2d, Dense, MaxPool2d, Moments, Scratch, Statistics, Transpose, relu, relu_backward,
+};
 
 /// Largest number of values that one row has in any layer (bounds the buffers, and indices to 32 bits).
 const ROW_VALUES_MAX: usize = 1 << 26;
@@ -19,6 +23,7 @@ enum Operation {
     Dense(Dense),
     Conv2d(Conv2d),
     MaxPool2d(MaxPool2d),
+    BatchNorm(BatchNorm),
     Transpose(Transpose),
     /// The input as it is: a model that starts with ReLU.
     Copy,
@@ -32,7 +37,7 @@ impl Operation {
             Self::MaxPool2d(layer) => layer.backward(dy, chosen, rows, dx),
             Self::Transpose(layer) => layer.backward(dy, rows, dx),
             // A copy is only ever the first stage: nobody needs the gradient of the data.
-            Self::Dense(_) | Self::Conv2d(_) | Self::Copy => {}
+            Self::Dense(_) | Self::Conv2d(_) | Self::BatchNorm(_) | Self::Copy => {}
         }
     }
 
@@ -40,7 +45,16 @@ impl Operation {
         match self {
             Self::Dense(layer) => layer.parameters(),
             Self::Conv2d(layer) => layer.parameters(),
+            Self::BatchNorm(layer) => layer.parameters(),
             Self::MaxPool2d(_) | Self::Transpose(_) | Self::Copy => 0,
+        }
+    }
+
+    /// How many of them, at the front, are no business of gradients.
+    fn running(self) -> usize {
+        match self {
+            Self::BatchNorm(layer) => layer.running(),
+            Self::Dense(_) | Self::Conv2d(_) | Self::MaxPool2d(_) | Self::Transpose(_) | Self::Copy => 0,
         }
     }
 }
@@ -67,6 +81,8 @@ impl Stage {
 pub(crate) struct Network {
     stages: Vec<Stage>,
     parameters: usize,
+    /// Runs of values that gradients train: all but running statistics.
+    trained: Vec<Range<usize>>,
     input: usize,
     task: Task,
 }
@@ -79,6 +95,8 @@ pub(crate) struct Workspace<F> {
     /// Gradients of the outputs; empty until the first backward pass.
     gradients: Vec<Vec<F>>,
     chosen: Vec<Vec<u32>>,
+    /// What each normalisation computed with; without channels for other stages.
+    moments: Vec<Moments<F>>,
     scratch: Scratch<F>,
     /// Each row's own gradient of the convolutions; empty until a clipped backward pass.
     samples: Vec<Vec<F>>,
@@ -107,7 +125,27 @@ impl Network {
             return Err(ArchError("a model needs at least one layer that computes something".into()));
         }
         let input = row_values(&architecture.input)?;
-        Ok(Self { stages: builder.stages, parameters, input, task: architecture.task })
+        let trained = trained(&builder.stages);
+        Ok(Self { stages: builder.stages, parameters, trained, input, task: architecture.task })
+    }
+
+    /// Runs of values that gradients train, in order: all but running statistics.
+    pub(crate) fn trained(&self) -> &[Range<usize>] {
+        &self.trained
+    }
+
+    /// Checks what the layers ask of values.
+    ///
+    /// # Errors
+    /// A running variance below zero.
+    pub(crate) fn check(&self, values: &[f32]) -> Result<(), String> {
+        for (i, stage) in self.stages.iter().enumerate() {
+            let Operation::BatchNorm(layer) = stage.operation else { continue };
+            if let Some(v) = layer.variances(stage.tensors(values)).iter().find(|v| **v < 0.0) {
+                return Err(format!("stage {i}, a batch_norm, has a running variance below zero: {v}"));
+            }
+        }
+        Ok(())
     }
 
     /// Number of values of the model.
@@ -130,11 +168,27 @@ impl Network {
         let buffer = |stage: &Stage| vec![F::zero(); rows * stage.output];
         let chosen = |stage: &Stage| match stage.operation {
             Operation::MaxPool2d(_) => vec![0; rows * stage.output],
-            Operation::Dense(_) | Operation::Conv2d(_) | Operation::Transpose(_) | Operation::Copy => Vec::new(),
+            Operation::Dense(_)
+            | Operation::Conv2d(_)
+            | Operation::BatchNorm(_)
+            | Operation::Transpose(_)
+            | Operation::Copy => Vec::new(),
+        };
+        let moments = |stage: &Stage| match stage.operation {
+            Operation::BatchNorm(layer) => Moments::new(layer.channels),
+            Operation::Dense(_)
+            | Operation::Conv2d(_)
+            | Operation::MaxPool2d(_)
+            | Operation::Transpose(_)
+            | Operation::Copy => Moments::new(0),
         };
         let convolutions = self.stages.iter().filter_map(|stage| match stage.operation {
             Operation::Conv2d(layer) => Some(layer),
-            Operation::Dense(_) | Operation::MaxPool2d(_) | Operation::Transpose(_) | Operation::Copy => None,
+            Operation::Dense(_)
+            | Operation::MaxPool2d(_)
+            | Operation::BatchNorm(_)
+            | Operation::Transpose(_)
+            | Operation::Copy => None,
         });
         let scratch = Scratch::for_layers(convolutions);
         Workspace {
@@ -142,17 +196,20 @@ impl Network {
             outputs: self.stages.iter().map(buffer).collect(),
             gradients: Vec::new(),
             chosen: self.stages.iter().map(chosen).collect(),
+            moments: self.stages.iter().map(moments).collect(),
             scratch,
             samples: Vec::new(),
         }
     }
 
-    /// Computes the outputs of `rows` rows of `x` and returns them, `[rows, outputs]`: logits, or values.
+    /// Computes the outputs of `rows` rows of `x` and returns them, `[rows, outputs]`: logits, or values. `whose` mean and
+    /// variance normalisations take.
     pub(crate) fn forward<'w, F: Float>(
         &self,
         values: &[F],
         x: &[F],
         rows: usize,
+        whose: Statistics,
         work: &'w mut Workspace<F>,
     ) -> &'w [F] {
         assert!(rows <= work.rows, "a block is never larger than its workspace");
@@ -165,6 +222,9 @@ impl Network {
                 Operation::Dense(layer) => layer.forward(tensors, input, rows, output),
                 Operation::Conv2d(layer) => layer.forward(tensors, input, rows, &mut work.scratch, output),
                 Operation::MaxPool2d(layer) => layer.forward(input, rows, output, &mut work.chosen[i]),
+                Operation::BatchNorm(layer) => {
+                    layer.forward(tensors, input, rows, whose, &mut work.moments[i], output);
+                }
                 Operation::Transpose(layer) => layer.forward(input, rows, output),
                 Operation::Copy => {
                     output[..rows * stage.output].copy_from_slice(&input[..rows * stage.input]);
@@ -225,6 +285,7 @@ impl Network {
                 Operation::Conv2d(layer) => {
                     layer.backward(tensors, input, rows, dy, &mut work.scratch, slot, dx);
                 }
+                Operation::BatchNorm(layer) => layer.backward(input, rows, dy, &mut work.moments[i], slot, dx),
                 Operation::MaxPool2d(_) | Operation::Transpose(_) | Operation::Copy => {
                     stage.operation.pass_back(dy, &work.chosen[i], rows, dx);
                 }
@@ -232,6 +293,28 @@ impl Network {
         }
         result
     }
+
+    /// After [`Self::forward`] of a training block: lets the running statistics among `values` follow the block's.
+    pub(crate) fn follow<F: Float>(&self, values: &mut [F], work: &Workspace<F>) {
+        for (stage, moments) in self.stages.iter().zip(&work.moments) {
+            if let Operation::BatchNorm(layer) = stage.operation {
+                layer.follow(&mut values[stage.offset..stage.offset + layer.parameters()], moments);
+            }
+        }
+    }
+}
+
+fn trained(stages: &[Stage]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for stage in stages {
+        let start = stage.offset + stage.operation.running();
+        let end = stage.offset + stage.operation.parameters();
+        match runs.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            Some(_) | None => runs.push(start..end),
+        }
+    }
+    runs
 }
 
 /// Lays out the stages, layer by layer.
@@ -260,6 +343,16 @@ impl Builder {
                 let [channels, height, width] = self.image()?;
                 let layer = MaxPool2d { channels, height, width, size: *size };
                 self.push(Operation::MaxPool2d(layer), next)
+            }
+            LayerSpec::BatchNorm {} => {
+                let (channels, pixels) = match self.shape[..] {
+                    [features] => (features, 1),
+                    _ => {
+                        let [channels, height, width] = self.image()?;
+                        (channels, height * width)
+                    }
+                };
+                self.push(Operation::BatchNorm(BatchNorm { channels, pixels }), next)
             }
             LayerSpec::Relu => {
                 if self.stages.is_empty() {

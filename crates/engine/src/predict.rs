@@ -8,6 +8,7 @@ use aivillage_base::arch::Task;
 use aivillage_base::bundle;
 use aivillage_inference::predictor::{LoadedModel, PredictError};
 
+use crate::layers::Statistics;
 use crate::loss::softmax;
 use crate::network::{Network, Workspace};
 
@@ -23,6 +24,7 @@ const SPARE_MAX: usize = 8;
 pub(crate) fn load(bytes: &[u8]) -> Result<Box<dyn LoadedModel>, PredictError> {
     let (architecture, values) = bundle::read(bytes).map_err(|e| PredictError::Unfit(e.to_string()))?;
     let network = Network::new(&architecture).map_err(|e| PredictError::Unfit(e.to_string()))?;
+    network.check(&values).map_err(PredictError::Unfit)?;
     Ok(Box::new(Model { network, values, spare: Mutex::new(Vec::new()) }))
 }
 
@@ -65,7 +67,8 @@ impl Model {
         for row in rows {
             scratch.x.extend_from_slice(row);
         }
-        let outputs = self.network.forward(&self.values, &scratch.x, rows.len(), &mut scratch.work);
+        let outputs =
+            self.network.forward(&self.values, &scratch.x, rows.len(), Statistics::Running, &mut scratch.work);
         for row in outputs.chunks_exact(self.network.task().outputs()) {
             let mut row = row.to_vec();
             match self.network.task() {

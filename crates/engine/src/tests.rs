@@ -1,9 +1,10 @@
 //! The layers against arithmetic: each gradient against central differences in f64, and bits that do not move.
 
-use aivillage_base::arch::{Architecture, LayerSpec, Recipe, Task};
+use aivillage_base::arch::{Architecture, LayerSpec, Norm, Recipe, Task, TensorKind};
 use aivillage_base::rng::SeededRng;
 
-use crate::loss::{Wanted, differentiate, measure};
+use crate::layers::Statistics;
+use crate::loss::{Wanted, as_f64, differentiate, measure};
 use crate::network::Network;
 
 const CLASSES: Task = Task::Classification { classes: 3 };
@@ -25,26 +26,49 @@ fn numbers(n: usize, seed: u64) -> Vec<f64> {
     (0..n).map(|_| 2.0 * rng.unit() - 1.0).collect()
 }
 
-/// Compares the gradient of the mean loss with respect to every value of the model with central differences in f64.
+/// Values for a model that the layers accept: running variances are above zero.
+fn values_of(arch: &Architecture, seed: u64) -> Vec<f64> {
+    let mut values = numbers(arch.parameters().unwrap(), seed);
+    let mut at = 0;
+    for tensor in arch.layout().unwrap() {
+        if tensor.kind == TensorKind::RunningVariance {
+            values[at..at + tensor.len()].iter_mut().for_each(|v| *v = v.abs() + 0.1);
+        }
+        at += tensor.len();
+    }
+    values
+}
+
 fn check_gradient(input: &[usize], layers: Vec<LayerSpec>, task: Task) {
-    const ROWS: usize = 4;
+    check_gradient_of_rows(4, input, layers, task);
+}
+
+/// Compares the gradient of the mean loss with respect to every trained value of the model with central differences in f64;
+/// of all others it is zero.
+fn check_gradient_of_rows(rows: usize, input: &[usize], layers: Vec<LayerSpec>, task: Task) {
     let arch = Architecture { input: input.to_vec(), layers, task };
     let network = Network::new(&arch).unwrap();
-    let mut values = numbers(network.parameters(), 1);
-    let x = numbers(ROWS * network.input(), 2);
-    let targets = [0.5f32, -1.0, 2.0, 0.25];
+    let mut values = values_of(&arch, 1);
+    let x = numbers(rows * network.input(), 2);
+    let (labels, targets) = ([0, 2, 1, 2], [0.5f32, -1.0, 2.0, 0.25]);
     let wanted = match task {
-        Task::Classification { .. } => Wanted::Labels(&[0, 2, 1, 2]),
-        Task::Regression => Wanted::Values(&targets),
+        Task::Classification { .. } => Wanted::Labels(&labels[..rows]),
+        Task::Regression => Wanted::Values(&targets[..rows]),
     };
-    let mut work = network.workspace(ROWS);
+    let mut work = network.workspace(rows);
     let mut gradient = vec![f64::NAN; network.parameters()];
-    let logits = network.forward(&values, &x, ROWS, &mut work).to_vec();
-    let seen = network.backward(&values, &x, ROWS, &mut work, &mut gradient, |y, g| differentiate(y, wanted, g));
+    let logits = network.forward(&values, &x, rows, Statistics::Block, &mut work).to_vec();
+    let seen = network.backward(&values, &x, rows, &mut work, &mut gradient, |y, g| differentiate(y, wanted, g));
     assert!((seen.loss - measure(&logits, wanted).loss).abs() < 1e-12);
     assert_eq!(seen.right, measure(&logits, wanted).right);
-    let mut loss = |values: &[f64]| measure(network.forward(values, &x, ROWS, &mut work), wanted).loss / 4.0;
+    let mut loss = |values: &[f64]| {
+        measure(network.forward(values, &x, rows, Statistics::Block, &mut work), wanted).loss / as_f64(rows)
+    };
     for i in 0..values.len() {
+        if !network.trained().iter().any(|run| run.contains(&i)) {
+            assert_eq!(gradient[i], 0.0, "{arch:?} value {i}");
+            continue;
+        }
         let (kept, h) = (values[i], 1e-6);
         values[i] = kept + h;
         let above = loss(&values);
@@ -95,6 +119,30 @@ fn gradients_of_convolutions_and_pools_match_differences() {
     check_gradient(&[2, 3, 4], vec![LayerSpec::Flatten, dense(3)], CLASSES);
 }
 
+#[test]
+fn gradients_of_normalisations_match_differences() {
+    let norm = LayerSpec::BatchNorm {};
+    check_gradient(&[5], vec![dense(7), norm.clone(), LayerSpec::Relu, dense(3)], CLASSES);
+    check_gradient(&[5], vec![norm.clone(), dense(4), norm.clone(), norm.clone(), dense(1)], Task::Regression);
+    check_gradient(&[5], vec![LayerSpec::Relu, norm.clone(), dense(3), norm.clone()], CLASSES);
+    // Of images: behind a convolution, a pool and the data as they are; and of what was an image.
+    let layers = vec![
+        norm.clone(),
+        conv(3, 3),
+        norm.clone(),
+        LayerSpec::Relu,
+        pool(2),
+        norm.clone(),
+        LayerSpec::Flatten,
+        norm.clone(),
+        dense(3),
+    ];
+    check_gradient(&[2, 4, 5], layers, CLASSES);
+    // One row of features has no spread and goes by the running statistics; one image has its pixels.
+    check_gradient_of_rows(1, &[5], vec![dense(7), norm.clone(), LayerSpec::Relu, dense(3)], CLASSES);
+    check_gradient_of_rows(1, &[2, 4, 5], vec![conv(3, 3), norm, LayerSpec::Flatten, dense(3)], CLASSES);
+}
+
 /// Compares the clipped gradient with that of single rows, each scaled by hand, in f64.
 fn check_clipping(input: &[usize], layers: Vec<LayerSpec>) {
     const ROWS: usize = 5;
@@ -106,7 +154,7 @@ fn check_clipping(input: &[usize], layers: Vec<LayerSpec>) {
         .map(|row| {
             let x = &x[row * network.input()..(row + 1) * network.input()];
             let mut gradient = vec![f64::NAN; network.parameters()];
-            network.forward(&values, x, 1, &mut single);
+            network.forward(&values, x, 1, Statistics::Block, &mut single);
             network.backward(&values, x, 1, &mut single, &mut gradient, |y, g| {
                 differentiate(y, Wanted::Labels(&labels[row..=row]), g)
             });
@@ -126,7 +174,7 @@ fn check_clipping(input: &[usize], layers: Vec<LayerSpec>) {
         // Twice in one workspace: nothing of the first pass may be left in the second.
         let (mut work, mut gradient) = (network.workspace(ROWS + 1), vec![f64::NAN; network.parameters()]);
         for _ in 0..2 {
-            network.forward(&values, &x, ROWS, &mut work);
+            network.forward(&values, &x, ROWS, Statistics::Block, &mut work);
             network.backward_clipped(&values, &x, ROWS, &mut work, &mut gradient, bound, |y, g| {
                 differentiate(y, Wanted::Labels(&labels), g)
             });
@@ -155,7 +203,7 @@ fn spread(input: [usize; 3], layer: LayerSpec, tensors: &[f64], image: &[f64], o
     };
     let network = Network::new(&arch).unwrap();
     let values = [tensors, &[0.0], &numbers(outputs, 9)].concat();
-    network.forward(&values, image, 1, &mut network.workspace(1))[0]
+    network.forward(&values, image, 1, Statistics::Running, &mut network.workspace(1))[0]
 }
 
 #[test]
@@ -211,19 +259,24 @@ fn a_rows_output_does_not_depend_on_its_company() {
         (vec![784], Recipe::Mlp { hidden: vec![128] }),
         (vec![700], Recipe::Mlp { hidden: vec![33, 7] }),
         (vec![784], Recipe::SimpleCnn),
+        (vec![100], Recipe::Mlp { hidden: vec![33, 7] }.with_norm(Norm::Batch).unwrap()),
+        (vec![64], Recipe::SimpleCnn.with_norm(Norm::Batch).unwrap()),
     ] {
         let arch = recipe.build(&input, classes).unwrap();
         let network = Network::new(&arch).unwrap();
-        let values = crate::initial_values(&arch, 1).unwrap();
+        #[expect(clippy::cast_possible_truncation, reason = "test data")]
+        let values: Vec<f32> = values_of(&arch, 1).iter().map(|v| *v as f32).collect();
         let rows = 33;
         #[expect(clippy::cast_possible_truncation, reason = "test data")]
         let x: Vec<f32> = numbers(rows * network.input(), 3).iter().map(|v| *v as f32).collect();
-        let together = network.forward(&values, &x, rows, &mut network.workspace(rows)).to_vec();
+        let together = network.forward(&values, &x, rows, Statistics::Running, &mut network.workspace(rows)).to_vec();
         for block in [1, 2, 5, 8, 32] {
             let mut work = network.workspace(block);
             let apart: Vec<f32> = x
                 .chunks(block * network.input())
-                .flat_map(|x| network.forward(&values, x, x.len() / network.input(), &mut work).to_vec())
+                .flat_map(|x| {
+                    network.forward(&values, x, x.len() / network.input(), Statistics::Running, &mut work).to_vec()
+                })
                 .collect();
             let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&together), bits(&apart), "{recipe:?} in blocks of {block}");

@@ -12,6 +12,7 @@ use aivillage_training::trainer::{LocalOutcome, LocalTerms, PersonalModel, Train
 
 use crate::data::{Batch, Dataset};
 use crate::eval::{BLOCK_ROWS, fitting, run};
+use crate::layers::Statistics;
 use crate::loss::{as_f64, differentiate};
 use crate::network::{Network, Workspace};
 use crate::pull::Pull;
@@ -80,6 +81,9 @@ pub fn local_with(
     check(job.training)?;
     let network = fitting(job.architecture, &received, data)?;
     check_extras(extras, received.len())?;
+    if extras.clip.is_some() {
+        job.architecture.examples_apart().map_err(|e| TrainError::Model(e.to_string()))?;
+    }
     let examples = u32::try_from(data.rows()).map_err(|_| TrainError::Model("more than 2^32 rows".into()))?;
     let (accuracy, initial_loss) = measured(&network, &received, data, extras.initial_loss);
     #[expect(clippy::cast_possible_truncation, reason = "training is in f32: its constants are rounded once, here")]
@@ -245,7 +249,7 @@ pub(crate) fn step(
     pull: Pull<'_>,
     clip: Option<f64>,
 ) -> f64 {
-    network.forward(values, batch.x(), batch.rows(), work);
+    network.forward(values, batch.x(), batch.rows(), Statistics::Block, work);
     let loss = |outputs: &[f32], gradient: &mut [f32]| differentiate(outputs, batch.wanted(), gradient).loss;
     let (x, rows) = (batch.x(), batch.rows());
     let loss = match clip {
@@ -253,6 +257,7 @@ pub(crate) fn step(
         Some(bound) => network.backward_clipped(values, x, rows, work, gradient, bound, loss),
     };
     pull.add(values, gradient);
-    optimiser.step(values, gradient);
+    optimiser.step(values, gradient, network.trained());
+    network.follow(values, work);
     loss
 }

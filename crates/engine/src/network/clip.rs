@@ -7,15 +7,22 @@
 //! ```
 //! A row's gradient is linear in its row of dy, so scaling dy scales it. Norms of dense layers need no gradient at all; those
 //! of convolutions need each row's own, which is kept: a bound's factor is known only when all layers have been seen.
+//! A batch normalisation mixes the rows, so there is no such thing as a row's gradient: who asks for clipping refuses such
+//! models first ([`aivillage_base::Architecture::examples_apart`]).
 
 use super::{Network, Operation, Workspace};
 use crate::float::Float;
 use crate::layers::relu_backward;
 use crate::loss::as_f64;
 
+const MIXES_ROWS: &str = "invariant: models that mix rows are refused before they are clipped";
+
 impl Network {
     /// As [`Self::backward`] of a *mean* loss over the rows, with each row's gradient scaled to a norm of at most `bound`
     /// before they are summed and divided by the number of rows. `bound` is above 0.
+    ///
+    /// # Panics
+    /// If the model has a batch normalisation.
     #[expect(clippy::too_many_arguments, reason = "a backward pass and its bound")]
     pub(crate) fn backward_clipped<F: Float, R>(
         &self,
@@ -44,6 +51,7 @@ impl Network {
                     layer.gradient(input, rows, dy, slot);
                 }
                 Operation::Conv2d(layer) => layer.combine(&work.samples[i], &factors, &mut work.scratch, slot),
+                Operation::BatchNorm(_) => unreachable!("{MIXES_ROWS}"),
                 Operation::MaxPool2d(_) | Operation::Transpose(_) | Operation::Copy => {}
             }
         }
@@ -55,6 +63,7 @@ impl Network {
         if work.samples.is_empty() {
             let kept = |operation: Operation| match operation {
                 Operation::Conv2d(layer) => work.rows * layer.own(),
+                Operation::BatchNorm(_) => unreachable!("{MIXES_ROWS}"),
                 Operation::Dense(_) | Operation::MaxPool2d(_) | Operation::Transpose(_) | Operation::Copy => 0,
             };
             work.samples = self.stages.iter().map(|s| vec![F::zero(); kept(s.operation)]).collect();
@@ -80,6 +89,7 @@ impl Network {
                     let samples = &mut work.samples[i];
                     layer.backward_samples(tensors, input, dy, &mut work.scratch, samples, &mut norms, dx);
                 }
+                Operation::BatchNorm(_) => unreachable!("{MIXES_ROWS}"),
                 Operation::MaxPool2d(_) | Operation::Transpose(_) | Operation::Copy => {
                     stage.operation.pass_back(dy, &work.chosen[i], rows, dx);
                 }

@@ -14,6 +14,7 @@ use aivillage_engine::{
 use aivillage_inference::predictor::{PredictError, Predictor};
 use aivillage_training::trainer::{Initialiser, LocalOutcome, LocalTerms, TrainError, Trainer};
 
+mod norm;
 mod terms;
 
 /// A clock that moves by 7 ms at each reading.
@@ -55,7 +56,8 @@ fn training_gives_the_same_bits_twice_and_on_every_thread() {
     let data = bundled(Bundled::Digits);
     let cnn = Recipe::SimpleCnn.build(&[64], Task::Classification { classes: 10 }).unwrap();
     let heavy = LocalTraining { momentum: 0.9, weight_decay: 1e-3, learning_rate: 0.02, epochs: 1, ..recipe() };
-    for (arch, training) in [(digits_mlp(), recipe()), (cnn, heavy)] {
+    let norms = [norm::mlp(), norm::normalised(Recipe::SimpleCnn)].map(|arch| (arch, heavy.clone()));
+    for (arch, training) in [(digits_mlp(), recipe()), (cnn, heavy)].into_iter().chain(norms) {
         let once = train(&arch, &training, "a", 1, &data).unwrap();
         std::thread::scope(|scope| {
             let again = || digest(&train(&arch, &training, "a", 1, &data).unwrap().values);
