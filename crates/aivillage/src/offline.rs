@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use aivillage_base::Digest;
+use aivillage_base::arch::holds_variances;
 use aivillage_base::fixed::Grid;
 use aivillage_base::wire::{BlobRef, LocalTraining};
 use aivillage_training::aggregate::{Floats, RowError, Rows, Tensor, Work, WorkError};
@@ -142,6 +143,7 @@ pub fn recompute(round: &Round, files: &Files) -> Result<Made, CliError> {
             len: t.len,
             grid: grids.get(&t.name).copied().unwrap_or_default(),
             personal: round.personal.contains(&t.name),
+            variances: holds_variances(&t.name),
         })
         .collect();
     let values = Values(model.reader()?);

@@ -5,7 +5,7 @@
 //! - [`ids`], [`digest`]: every id and hash has its own type, so the compiler reviews each call;
 //! - [`time`], [`rng`]: clocks and randomness are arguments ([`time::Clock`], [`rng::SeededRng`]);
 //! - [`arch`], [`bundle`]: what a model is (architecture + tensors) and its bytes on disk;
-//! - [`fixed`], [`partial`]: updates as integers on a grid, and their exact sums;
+//! - [`fixed`]: updates as integers on a grid;
 //! - [`wire`]: the messages between a coordinator and its nodes;
 //! - [`ports`]: what rooms need from the outside world: records, blobs, transport;
 //! - [`error`], [`suggest`]: kinds of failure, and the nearest valid name.
@@ -20,7 +20,6 @@ pub mod digest;
 pub mod error;
 pub mod fixed;
 pub mod ids;
-pub mod partial;
 pub mod ports;
 pub mod rng;
 pub mod suggest;

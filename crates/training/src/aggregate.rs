@@ -22,6 +22,7 @@ mod gram;
 mod layout;
 mod network;
 mod parallel;
+mod partial;
 mod ranks;
 mod run;
 mod simd;
@@ -37,6 +38,7 @@ use aivillage_base::wire::LocalTraining;
 use crate::strategy::{Contribution, Facts, Geometry, Needs, Strategy};
 
 pub use layout::Tensor;
+pub use partial::{Partial, PartialError};
 pub use run::{Options, run, run_with};
 
 use finish::Making;

@@ -6,8 +6,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use aivillage_base::arch::Norm;
 use aivillage_base::wire::{BlobRef, DataRequirements, LocalTraining};
-use aivillage_base::{Architecture, ErrorKind, JobId, LayerSpec, ModelId, Recipe, arch, suggest};
+use aivillage_base::{Architecture, ErrorKind, JobId, LayerSpec, ModelId, Recipe, suggest};
 
 use crate::config::TrainingConfig;
 use crate::error::Fault;
@@ -15,6 +16,7 @@ use crate::strategy::Strategy;
 
 mod choice;
 mod shape;
+mod start;
 
 /// Known privacy techniques; none of them is built in this version.
 pub const TECHNIQUES: [&str; 5] = [
@@ -64,8 +66,8 @@ pub struct JobRequest {
     pub strategy: Option<StrategyChoice>,
     /// Keep updates after their round, for auditors, where their node allows it?
     pub retain_updates: bool,
-    /// `local_epochs`, `batch_size`, `learning_rate`, `optimizer`, `momentum`, `weight_decay`, `hidden`, `max_examples`,
-    /// `round_timeout_s`.
+    /// `local_epochs`, `batch_size`, `learning_rate`, `optimizer`, `momentum`, `weight_decay`, `hidden`, `norm`,
+    /// `max_examples`, `round_timeout_s`.
     pub hyperparameters: Map<String, Value>,
     /// Parameters of privacy techniques.
     pub privacy: Map<String, Value>,
@@ -173,7 +175,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 
 /// Largest `max_examples` a job may ask for.
 pub const MAX_EXAMPLES: u32 = 1 << 24;
-const HYPERPARAMETERS: [&str; 9] = [
+const HYPERPARAMETERS: [&str; 10] = [
     "local_epochs",
     "batch_size",
     "learning_rate",
@@ -181,6 +183,7 @@ const HYPERPARAMETERS: [&str; 9] = [
     "momentum",
     "weight_decay",
     "hidden",
+    "norm",
     "max_examples",
     "round_timeout_s",
 ];
@@ -200,7 +203,7 @@ pub fn resolve(
 ) -> Result<JobSpec, Vec<Fault>> {
     let mut faults = Faults::default();
     let hyper = Hyper::read(&request.hyperparameters, &mut faults);
-    let start = resolve_start(&request.model_architecture, &hyper.hidden, catalogue, &mut faults);
+    let start = start::resolve(request, &hyper, catalogue, &mut faults);
     let name = request.job_name.trim();
     if name.is_empty() || name.chars().count() > 200 {
         faults.invalid("/job_name", "1 to 200 characters are needed");
@@ -278,35 +281,6 @@ impl Faults {
     }
 }
 
-fn resolve_start(
-    choice: &ModelChoice,
-    hidden: &[usize],
-    catalogue: impl FnOnce(&ModelId) -> Option<CatalogueModel>,
-    faults: &mut Faults,
-) -> Option<Start> {
-    let name = match choice {
-        ModelChoice::Layers(layers) => return Some(Start::Recipe(Recipe::Layers(layers.clone()))),
-        ModelChoice::Named(name) => name,
-    };
-    let recipe = Recipe::named(name, hidden);
-    let known = recipe.is_ok() || arch::RECIPES_NOT_BUILT.contains(&name.as_str());
-    if !known && let Some(model) = ModelId::new(name.clone()).ok().as_ref().and_then(catalogue) {
-        return Some(Start::Model(model));
-    }
-    match recipe {
-        Ok(recipe) => Some(Start::Recipe(recipe)),
-        Err(e) if known => {
-            faults.invalid("/model_architecture", &e.0);
-            None
-        }
-        Err(e) => {
-            let more = "; no catalogue model that can be trained has this id either";
-            faults.invalid("/model_architecture", &format!("{}{more}", e.0));
-            None
-        }
-    }
-}
-
 fn check_job_type(job_type: &str, faults: &mut Faults) {
     match job_type {
         "standard" => {}
@@ -365,6 +339,7 @@ fn check_technique(pointer: &str, technique: &str, faults: &mut Faults) {
 struct Hyper {
     training: LocalTraining,
     hidden: Vec<usize>,
+    norm: Norm,
     max_examples: u32,
     round_timeout_ms: Option<u64>,
 }
@@ -389,6 +364,7 @@ impl Hyper {
                 proximal_mu: 0.0,
             },
             hidden: reader.hidden().unwrap_or_else(|| vec![128]),
+            norm: reader.norm().unwrap_or_default(),
             max_examples: reader.integer("max_examples", 1, MAX_EXAMPLES).unwrap_or(1 << 20),
             round_timeout_ms: reader.number("round_timeout_s", 0.1, 86_400.0).map(seconds_to_ms),
         }
@@ -433,6 +409,16 @@ impl Reader<'_> {
             self.wrong("hidden", value, "a list of at most 32 widths from 1 to 65536");
         }
         found
+    }
+
+    fn norm(&mut self) -> Option<Norm> {
+        let value = self.map.get("norm")?;
+        match value.as_str().map(Norm::named) {
+            Some(Ok(norm)) => return Some(norm),
+            Some(Err(e)) => self.faults.invalid("/hyperparameters/norm", &e.0),
+            None => self.wrong("norm", value, "`none` or `batch`"),
+        }
+        None
     }
 
     fn optimizer(&mut self) {

@@ -184,6 +184,10 @@ impl Finish<'_> {
             let mut block =
                 Block { weights, direction: &direction, second: &second, state: &mut state, grid: segment.grid };
             self.work.strategy.rule().apply(self.facts, &mut block);
+            if segment.variances {
+                // Rounding on the grid, stale updates and steps of a server's optimiser can pass zero; no variance can.
+                block.weights.iter_mut().for_each(|v| *v = if *v < 0.0 { 0.0 } else { *v });
+            }
         }
         for (values, bytes) in vectors.iter().zip(out) {
             for (value, place) in values.iter().zip(bytes.as_chunks_mut::<4>().0) {

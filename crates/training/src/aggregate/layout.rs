@@ -16,6 +16,8 @@ pub struct Tensor {
     pub grid: Grid,
     /// True if it stays on the nodes: no update holds it, and nothing changes it here.
     pub personal: bool,
+    /// True if it holds variances, which are never below zero.
+    pub variances: bool,
 }
 
 /// A run of coordinates of one tensor.
@@ -31,6 +33,8 @@ pub(super) struct Segment {
     pub(super) position: usize,
     /// True if no update holds them.
     pub(super) personal: bool,
+    /// True if they are variances.
+    pub(super) variances: bool,
 }
 
 /// All tensors of a model.
@@ -47,7 +51,8 @@ impl Layout {
     pub(super) fn new(tensors: &[Tensor]) -> Self {
         let (mut start, mut position) = (0, 0);
         let place = |tensor: &Tensor| {
-            let placed = Segment { start, len: tensor.len, grid: tensor.grid, position, personal: tensor.personal };
+            let Tensor { len, grid, personal, variances } = *tensor;
+            let placed = Segment { start, len, grid, position, personal, variances };
             start += tensor.len;
             position += if tensor.personal { 0 } else { tensor.len };
             placed
@@ -109,14 +114,17 @@ mod tests {
     const B: Grid = Grid { exponent: -2, bound: 2 };
 
     fn layout() -> Layout {
-        let tensor = |len, grid, personal| Tensor { len, grid, personal };
+        let tensor = |len, grid, personal| Tensor { len, grid, personal, variances: false };
         Layout::new(&[tensor(10, A, false), tensor(5, B, true), tensor(20, B, false), tensor(3, B, false)])
     }
 
     #[test]
     fn coordinates_are_cut_at_tensor_borders() {
         let found: Vec<Segment> = layout().segments(5..17).collect();
-        let segment = |start, len, grid, position, personal| Segment { start, len, grid, position, personal };
+        let segment = |start, len, grid, position, personal| {
+            let variances = false;
+            Segment { start, len, grid, position, personal, variances }
+        };
         assert_eq!(found, [segment(5, 5, A, 5, false), segment(10, 5, B, 10, true), segment(15, 2, B, 10, false)]);
     }
 

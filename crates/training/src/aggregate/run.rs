@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use aivillage_base::arch::holds_variances;
 use aivillage_base::ports::{BlobReader, BlobWriter, Blobs, Records, StoreError};
 use aivillage_base::wire::BlobRef;
 use aivillage_base::{Digest, NodeName, bundle};
@@ -120,6 +121,7 @@ fn tensors(plan: &ComputePlan) -> Result<Vec<Tensor>, ComputeError> {
         len: t.len(),
         grid: *grid,
         personal: plan.personal.contains(&t.name),
+        variances: holds_variances(&t.name),
     };
     Ok(layout.iter().zip(&plan.grids).map(tensor).collect())
 }

@@ -8,11 +8,9 @@
 
 use std::ops::Range;
 
-use aivillage_base::partial::Partial;
-
 use super::layout::Layout;
 use super::parallel::{Threads, each, piece, stripe};
-use super::{RowError, Rows, WorkError, simd};
+use super::{Partial, RowError, Rows, WorkError, simd};
 
 /// Positions a block: 64 KiB of each update, 128 KiB of sums.
 pub(super) const BLOCK: usize = 16 * 1024;

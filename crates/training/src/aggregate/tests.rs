@@ -7,7 +7,7 @@ mod naive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use aivillage_base::arch::Recipe;
+use aivillage_base::arch::{Norm, Recipe, TensorKind};
 use aivillage_base::bundle;
 use aivillage_base::fixed::{Grid, to_bytes};
 use aivillage_base::ports::{Blobs as _, Records as _, put_blob};
@@ -253,4 +253,25 @@ async fn small_updates_are_read_in_parts_where_they_are_many() {
         let made = run_with(&plan, &closed.records, &closed.blobs, &options).await.unwrap();
         assert_eq!(made, run(&plan, &closed.records, &closed.blobs).await.unwrap(), "{name}");
     }
+}
+
+#[tokio::test]
+async fn no_update_takes_a_running_variance_below_zero() {
+    let recipe = Recipe::Mlp { hidden: vec![3] }.with_norm(Norm::Batch).unwrap();
+    let architecture = recipe.build(&[2], Task::Classification { classes: 2 }).unwrap();
+    let lowest = vec![-(1 << 23) + 1; architecture.parameters().unwrap()];
+    let closed = Closed::new(architecture, vec![(lowest, 5)], true).await;
+    let (mut want, mut at) = (closed.naive(), 0);
+    let mut variances = 0;
+    for tensor in closed.plan.architecture.layout().unwrap() {
+        let values = &mut want[at..at + tensor.len()];
+        assert!(values.iter().all(|v| *v < 0.0), "plain sums take all of {} below zero", tensor.name);
+        if tensor.kind == TensorKind::RunningVariance {
+            values.fill(0.0);
+            variances += values.len();
+        }
+        at += tensor.len();
+    }
+    assert_eq!(variances, 3);
+    assert_eq!(closed.run(&closed.plan).await.unwrap(), want);
 }

@@ -314,3 +314,54 @@ fn an_asynchronous_job_needs_as_many_members_as_its_buffer_holds() {
     }
     check(|r| *r = asked(Some(3)), "/min_participants", "set buffer_size to 3");
 }
+
+#[test]
+fn a_norm_goes_with_recipes_that_have_hidden_layers() {
+    let mut asked = request();
+    let plain = ask(&asked, &TrainingConfig::default()).unwrap();
+    asked.hyperparameters.insert("norm".into(), json!("none"));
+    assert_eq!(ask(&asked, &TrainingConfig::default()).unwrap(), plain);
+    asked.hyperparameters.insert("norm".into(), json!("batch"));
+    let spec = ask(&asked, &TrainingConfig::default()).unwrap();
+    let want = Recipe::Mlp { hidden: vec![128] }.with_norm(Norm::Batch).unwrap();
+    assert_eq!((spec.start.clone(), spec.recipe_name()), (Start::Recipe(want), "mlp"));
+    let text = serde_json::to_string(&spec).unwrap();
+    assert_eq!(serde_json::from_str::<JobSpec>(&text).unwrap(), spec);
+    check(hyper("norm", json!("bach")), "/hyperparameters/norm", "did you mean `batch`");
+    check(hyper("norm", json!(true)), "/hyperparameters/norm", "`none` or `batch`");
+    for choice in
+        [ModelChoice::Named("logistic_regression".into()), ModelChoice::Layers(vec![LayerSpec::Dense { units: 2 }])]
+    {
+        let normalised = |r: &mut JobRequest| {
+            r.model_architecture = choice;
+            r.hyperparameters.insert("norm".into(), json!("batch"));
+        };
+        check(normalised, "/hyperparameters/norm", "an option of `mlp` and `simple_cnn`");
+    }
+    let model = CatalogueModel { id: ModelId::new("ours").unwrap(), architecture: linear(), bundle: None };
+    asked.model_architecture = ModelChoice::Named("ours".into());
+    let job = JobId::new("job").unwrap();
+    let faults = resolve(&asked, &TrainingConfig::default(), |_| Some(model), job, 1).unwrap_err();
+    assert_eq!(faults[0].pointer, "/hyperparameters/norm");
+}
+
+#[test]
+fn who_asks_for_clipped_examples_is_told_that_batch_norm_mixes_them() {
+    let mut asked = request();
+    asked.privacy_techniques = Some(vec!["secure_aggregation".into(), "differential_privacy".into()]);
+    let mixed = |asked: &JobRequest| -> Vec<Fault> {
+        let faults = ask(asked, &TrainingConfig::default()).unwrap_err();
+        faults.into_iter().filter(|f| f.detail.contains("no example has a gradient of its own")).collect()
+    };
+    assert_eq!(mixed(&asked), []);
+    asked.hyperparameters.insert("norm".into(), json!("batch"));
+    let found = mixed(&asked);
+    assert_eq!(
+        (found.len(), found[0].kind, found[0].pointer.as_str()),
+        (1, ErrorKind::Invalid, "/privacy_techniques/1")
+    );
+    assert!(found[0].detail.contains("`norm: none`"), "{}", found[0].detail);
+    asked.hyperparameters.remove("norm");
+    asked.model_architecture = ModelChoice::Layers(vec![LayerSpec::Dense { units: 2 }, LayerSpec::BatchNorm {}]);
+    assert!(mixed(&asked)[0].detail.contains("layer 1: batch_norm"));
+}

@@ -93,8 +93,12 @@ impl Round {
 fn tensors() -> impl Strategy<Value = Vec<Tensor>> {
     let grid = (-3..-1_i32, prop_oneof![Just(1000), Just((1 << 23) - 1)]);
     let tensor = (1..40_usize, grid, prop::bool::weighted(0.2));
-    let tensor =
-        tensor.prop_map(|(len, (e, bound), personal)| Tensor { len, grid: Grid { exponent: 8 * e, bound }, personal });
+    let tensor = tensor.prop_map(|(len, (e, bound), personal)| Tensor {
+        len,
+        grid: Grid { exponent: 8 * e, bound },
+        personal,
+        variances: false,
+    });
     prop::collection::vec(tensor, 1..6).prop_filter("something travels", |all| all.iter().any(|t| !t.personal))
 }
 
@@ -132,7 +136,8 @@ proptest! {
 #[test]
 fn waves_and_threads_change_no_bit() {
     let training = spec(1, 1, 1).training;
-    let tensor = |len, exponent, personal| Tensor { len, grid: Grid { exponent, bound: 1 << 22 }, personal };
+    let tensor =
+        |len, exponent, personal| Tensor { len, grid: Grid { exponent, bound: 1 << 22 }, personal, variances: false };
     let tensors = vec![tensor(WAVE - 7, -20, false), tensor(20_000, -20, true), tensor(70_001, -12, false)];
     for rule in [strategy("fedavg", json!({})), strategy("median", json!({})), strategy("centered_clipping", json!({}))]
     {
@@ -149,7 +154,7 @@ fn waves_and_threads_change_no_bit() {
 #[test]
 fn large_cohorts_equal_the_naive_twin() {
     let training = spec(1, 1, 1).training;
-    let tensors = vec![Tensor { len: 3, grid: Grid::default(), personal: false }];
+    let tensors = vec![Tensor { len: 3, grid: Grid::default(), personal: false, variances: false }];
     for rule in rules() {
         let count = if rule.rule().needs() == crate::strategy::Needs::Nothing { 1_100 } else { 150 };
         let round = Round::new(tensors.clone(), count, rule.rule().planes(), rule.rule().slots().len(), 11);
@@ -161,7 +166,8 @@ fn large_cohorts_equal_the_naive_twin() {
 #[test]
 fn the_widest_grid_is_measured_without_overflow() {
     let training = spec(1, 1, 1).training;
-    let tensors = vec![Tensor { len: 50, grid: Grid { exponent: -30, bound: i32::MAX }, personal: false }];
+    let tensors =
+        vec![Tensor { len: 50, grid: Grid { exponent: -30, bound: i32::MAX }, personal: false, variances: false }];
     let rule = strategy("krum", json!({"byzantine": 1}));
     let mut round = Round::new(tensors, 7, 1, 0, 11);
     for (i, update) in round.updates.0.iter_mut().enumerate() {
@@ -175,7 +181,7 @@ fn the_widest_grid_is_measured_without_overflow() {
 #[test]
 fn what_cannot_be_used_is_named() {
     let training = spec(1, 1, 1).training;
-    let tensors = vec![Tensor { len: 3, grid: Grid { exponent: 0, bound: 9 }, personal: false }; 2];
+    let tensors = vec![Tensor { len: 3, grid: Grid { exponent: 0, bound: 9 }, personal: false, variances: false }; 2];
     for rule in rules() {
         let (planes, slots) = (rule.rule().planes(), rule.rule().slots().len());
         let good = Round::new(tensors.clone(), 11, planes, slots, 11);
@@ -206,7 +212,8 @@ fn what_cannot_be_used_is_named() {
 #[test]
 fn a_sum_that_could_overflow_is_refused_with_the_numbers() {
     let training = spec(1, 1, 1).training;
-    let tensors = vec![Tensor { len: 1, grid: Grid { exponent: 0, bound: i32::MAX }, personal: false }];
+    let tensors =
+        vec![Tensor { len: 1, grid: Grid { exponent: 0, bound: i32::MAX }, personal: false, variances: false }];
     let rule = strategy("fedavg", json!({}));
     let mut round = Round::new(tensors, 2, 1, 0, 1);
     for contribution in &mut round.contributions {

@@ -3,7 +3,7 @@
 //! One update is a [`Partial`] of one contributor; a sum of sums is a `Partial` again, so a tree of aggregators is
 //! just another producer of the same message. Merging is associative and commutative to the bit.
 
-use crate::digest::Digest;
+use aivillage_base::Digest;
 
 /// A weighted sum of quantised updates over one block of coordinates.
 #[derive(Debug, Clone, PartialEq, Eq)]
