@@ -10,6 +10,7 @@
 //! silent, is the business of the protocol above.
 #![warn(missing_docs)]
 
+pub mod bench;
 pub mod secagg;
 
 pub use rand_core;

@@ -15,6 +15,9 @@
 //! y; of who dropped out the masking key is rebuilt from shares, of who stayed the own seed, never both of one participant.
 
 pub mod field;
+pub mod graph;
 pub mod keys;
+pub mod mask;
 pub mod ring;
 pub mod shamir;
+pub mod threshold;

@@ -91,10 +91,15 @@ impl KeyPair {
 #[must_use]
 pub fn derive(secret: &[u8; 32], ctx: &[u8; 32], domain: &'static str) -> Zeroizing<[u8; 32]> {
     let mut key = Zeroizing::new([0; 32]);
-    Hkdf::<Sha256>::new(Some(ctx), secret)
-        .expand(domain.as_bytes(), key.as_mut())
-        .expect("invariant: HKDF gives up to 8160 bytes");
+    expand(secret, ctx, &[domain.as_bytes()], &mut key);
     key
+}
+
+/// [`derive()`] for a domain in parts.
+pub(crate) fn expand(secret: &[u8; 32], ctx: &[u8; 32], domain: &[&[u8]], out: &mut [u8; 32]) {
+    Hkdf::<Sha256>::new(Some(ctx), secret)
+        .expand_multi_info(domain, out)
+        .expect("invariant: HKDF gives up to 8160 bytes");
 }
 
 /// Seals `plaintext`: nonce (12 random bytes), text, tag (16), with `aad` authenticated and not sent. One key seals few boxes
