@@ -26,13 +26,13 @@ async fn trained(dir: &Path, jobs: &[(&str, Value)]) -> Village {
     village
 }
 
-fn export(village: &Village, id: &str) -> Value {
+pub(crate) fn export(village: &Village, id: &str) -> Value {
     let said = village.say(&["train", "export", id, "--out", id, "--json"]).ok();
     serde_json::from_str(&said).unwrap()
 }
 
 /// Runs the script of an export, as an auditor would: with the program and the files, without a gateway.
-fn replay(folder: &Path) -> Said {
+pub(crate) fn replay(folder: &Path) -> Said {
     let mut command = clean(Command::new("sh"));
     command.arg(folder.join("replay.sh")).env("AIVILLAGE", env!("CARGO_BIN_EXE_aivillage"));
     say(command)

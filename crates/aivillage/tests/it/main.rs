@@ -17,6 +17,7 @@ mod house;
 mod http;
 mod inference;
 mod nodes;
+mod norm;
 mod preview;
 mod process;
 mod quickstart;

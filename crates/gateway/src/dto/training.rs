@@ -20,7 +20,7 @@ pub(crate) struct CreateJob {
     #[schema(example = "Digits together")]
     pub(crate) job_name: String,
     /// A recipe (`logistic_regression`, `linear_regression`, `mlp`, `simple_cnn`), a catalogue model's id, or
-    /// `{"layers": […]}`.
+    /// `{"layers": […]}` (`dense`, `relu`, `conv2d`, `max_pool2d`, `flatten`, `batch_norm`).
     #[schema(value_type = Object, example = json!("mlp"))]
     pub(crate) model_architecture: Value,
     /// Rounds to publish; absent = `training.default_rounds`.
@@ -50,8 +50,8 @@ pub(crate) struct CreateJob {
     pub(crate) strategy: Option<Strategy>,
     /// Keep updates after their round, for auditors, where their node allows it; default false.
     pub(crate) retain_updates: Option<bool>,
-    /// `local_epochs`, `batch_size`, `learning_rate`, `optimizer`, `momentum`, `weight_decay`, `hidden`,
-    /// `max_examples`, `round_timeout_s`.
+    /// `local_epochs`, `batch_size`, `learning_rate`, `optimizer`, `momentum`, `weight_decay`, `hidden`, `norm` (`none`,
+    /// `batch`), `max_examples`, `round_timeout_s`.
     #[schema(value_type = Option<Object>, example = json!({"local_epochs": 3, "learning_rate": 0.3}))]
     pub(crate) hyperparameters: Option<Map<String, Value>>,
     /// Parameters of privacy techniques.
