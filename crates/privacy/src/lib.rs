@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! secagg   a sum without its summands: keys, shares, masks, the graph of who masks with whom, its safe sizes
+//! bench    how fast this machine masks
 //! ```
 //!
 //! Promises: pure functions of their arguments, randomness included ([`rand_core::CryptoRng`], never a seeded generator of

@@ -1,14 +1,15 @@
 //! Masks: AES-128-CTR streams (NIST SP 800-38A), added to a vector or subtracted from it as they are made.
 //!
 //! ```text
-//! shared secret, ctx, domain --HKDF-SHA-256--> key (16 bytes), first counter (16)
-//! value i of width b:  bits i·b .. (i + 1)·b of the stream, little endian
+//! shared secret, ctx, domain --HKDF-SHA-256--> key (16 bytes), nonce (8)
+//! block j of the stream = AES-128(key, nonce || j), j in 8 bytes, big endian
+//! value i of width b    = bits i·b to (i + 1)·b - 1 of the stream, little endian
 //! ```
 //!
 //! Promises: the stream of a key depends on its secret, context and domain and on nothing else, least of all on how a vector
 //! is cut into pieces; keys and streams are erased, never printed. A block of values that the nearest cache holds is masked
 //! by all keys before the next, so the vector crosses memory once; nothing is stored of a stream but its part for that
-//! block. The first counter is secret too: a table of AES outputs at known counters is of no use.
+//! block. The nonce is secret too: a table of AES outputs at known counters finds no key.
 
 use std::fmt;
 
@@ -26,16 +27,19 @@ use super::ring::Width;
 /// Where a piece may begin: a multiple of this many values, which is a whole number of AES blocks in every width.
 pub const UNIT: usize = 16;
 
-/// Values masked by all keys before the next: 7.5 KiB, and as much of the stream at most; a multiple of [`UNIT`] whose blocks
-/// divide evenly among the 8 or 30 that are encrypted at once.
+/// Values masked by all keys before the next. 7.5 KiB, their counters and a stream take at most three times that, which the
+/// nearest cache holds; the blocks divide evenly among the 8 or 30 that are encrypted at once.
 const STRIDE: usize = 60 * UNIT;
+
+/// Blocks of a stride in the widest ring.
+const BLOCKS: usize = STRIDE * 8 / BLOCK;
 
 const BLOCK: usize = 16;
 
 /// The stream of one pair of participants, or of one participant's own seed, in one context.
 pub struct MaskKey {
     cipher: Aes128Enc,
-    first_counter: u128,
+    nonce: [u8; 8],
 }
 
 /// Whether a stream is added or subtracted. Of a pair one adds and the other subtracts.
@@ -56,7 +60,7 @@ impl fmt::Debug for MaskKey {
 impl Drop for MaskKey {
     fn drop(&mut self) {
         // The cipher erases its round keys by itself.
-        self.first_counter.zeroize();
+        self.nonce.zeroize();
     }
 }
 
@@ -69,16 +73,15 @@ impl MaskKey {
     pub fn derive(secret: &[u8; 32], ctx: &[u8; 32], domain: &'static str) -> Self {
         let mut bytes = Zeroizing::new([0; 32]);
         keys::expand(secret, ctx, &[b"aivillage secagg mask v1\0", domain.as_bytes()], &mut bytes);
-        let [key, counter] = [0, 16].map(|at| {
-            let mut half = Zeroizing::new([0; 16]);
-            half.copy_from_slice(&bytes[at..at + 16]);
-            half
-        });
-        Self::of(&key, u128::from_be_bytes(*counter))
+        let mut key = Zeroizing::new([0; 16]);
+        key.copy_from_slice(&bytes[..16]);
+        let mut nonce = [0; 8];
+        nonce.copy_from_slice(&bytes[16..24]);
+        Self::of(&key, nonce)
     }
 
-    fn of(key: &[u8; 16], first_counter: u128) -> Self {
-        Self { cipher: Aes128Enc::new(key.into()), first_counter }
+    fn of(key: &[u8; 16], nonce: [u8; 8]) -> Self {
+        Self { cipher: Aes128Enc::new(key.into()), nonce }
     }
 }
 
@@ -89,27 +92,39 @@ impl MaskKey {
 /// Unless `first` is a multiple of [`UNIT`].
 pub fn apply(keys: &[(MaskKey, Sign)], width: Width, first: u64, words: &mut [i64]) {
     assert!(first.is_multiple_of(UNIT as u64), "a piece begins at a multiple of {UNIT} values, not at {first}");
-    let mut stream = Zeroizing::new([[0u8; BLOCK]; STRIDE * 8 / BLOCK]);
-    let mut first_block = u128::from(first) * width.bytes() as u128 / BLOCK as u128;
+    apply_from(keys, width, first / UNIT as u64 * width.bytes() as u64, words);
+}
+
+/// [`apply`] from a block of the streams on.
+fn apply_from(keys: &[(MaskKey, Sign)], width: Width, mut block: u64, words: &mut [i64]) {
+    let mut stream = Zeroizing::new([[0; BLOCK]; BLOCKS]);
+    let mut counters = [[0; BLOCK]; BLOCKS];
     for words in words.chunks_mut(STRIDE) {
         let blocks = (words.len() * width.bytes()).div_ceil(BLOCK);
+        for counter in &mut counters[..blocks] {
+            *counter = u128::from(block).to_be_bytes();
+            block = block.wrapping_add(1);
+        }
         for (key, sign) in keys {
             key.cipher.encrypt_with_backend(Masking {
-                counter: key.first_counter.wrapping_add(first_block),
+                nonce: key.nonce,
+                counters: Array::cast_slice_from_core(&counters[..blocks]),
                 stream: Array::cast_slice_from_core_mut(&mut stream[..blocks]),
                 words,
                 width,
                 sign: *sign,
             });
         }
-        first_block += blocks as u128;
     }
 }
 
 /// One stream over one stride. A closure of the cipher's, because what it runs is compiled for the processor's vectors that
 /// the cipher has found: the addition, too.
 struct Masking<'a> {
-    counter: u128,
+    nonce: [u8; 8],
+    /// Block numbers, the same for all keys, beside an empty nonce.
+    counters: &'a [Block<Aes128Enc>],
+    /// As many blocks for the stream.
     stream: &'a mut [Block<Aes128Enc>],
     words: &'a mut [i64],
     width: Width,
@@ -123,13 +138,16 @@ impl BlockSizeUser for Masking<'_> {
 impl BlockCipherEncClosure for Masking<'_> {
     #[inline(always)]
     fn call<B: BlockCipherEncBackend<BlockSize = U16>>(self, backend: &B) {
-        let Self { mut counter, stream, words, width, sign } = self;
+        let Self { nonce, counters, stream, words, width, sign } = self;
         let (batches, rest) = ParBlocks::<B>::slice_as_chunks_mut(stream);
-        for batch in batches {
-            counter = count(counter, batch);
-            backend.encrypt_par_blocks_inplace(batch);
+        let (counters, counters_rest) = ParBlocks::<B>::slice_as_chunks(counters);
+        for (batch, counters) in batches.iter_mut().zip(counters) {
+            let mut input = counters.clone();
+            input.iter_mut().for_each(|block| set_nonce(block, nonce));
+            backend.encrypt_par_blocks((&input, batch).into());
         }
-        count(counter, rest);
+        rest.copy_from_slice(counters_rest);
+        rest.iter_mut().for_each(|block| set_nonce(block, nonce));
         backend.encrypt_tail_blocks_inplace(rest);
         let stream = Array::slice_as_flattened(stream);
         match (width, sign) {
@@ -149,17 +167,12 @@ impl BlockCipherEncClosure for Masking<'_> {
     }
 }
 
-/// Writes successive counters, big endian, and returns the next.
+/// Fills the first half of a block, which is empty. As one number of 16 bytes: a store of 8 would wait for the load of 32 that
+/// follows.
 #[inline(always)]
-fn count(counter: u128, blocks: &mut [Block<Aes128Enc>]) -> u128 {
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves of a counter")]
-    let (high, low) = ((counter >> 64) as u64, counter as u64);
-    for (i, block) in (0u64..).zip(blocks.iter_mut()) {
-        let (low, carry) = low.overflowing_add(i);
-        block[..8].copy_from_slice(&high.wrapping_add(u64::from(carry)).to_be_bytes());
-        block[8..].copy_from_slice(&low.to_be_bytes());
-    }
-    counter.wrapping_add(blocks.len() as u128)
+fn set_nonce(block: &mut Block<Aes128Enc>, nonce: [u8; 8]) {
+    let nonce = u128::from(u64::from_le_bytes(nonce));
+    block.0 = (u128::from_le_bytes(block.0) | nonce).to_le_bytes();
 }
 
 #[inline(always)]

@@ -10,7 +10,10 @@ use crate::testing::TestRng;
 fn naive(key: &MaskKey, sign: Sign, width: Width, first: u64, words: &mut [i64]) {
     for (i, word) in (first..).zip(words) {
         let byte = |at: u64| {
-            let mut block = key.first_counter.wrapping_add(u128::from(at / 16)).to_be_bytes().into();
+            let mut block = [0; 16];
+            block[..8].copy_from_slice(&key.nonce);
+            block[8..].copy_from_slice(&(at / 16).to_be_bytes());
+            let mut block = block.into();
             key.cipher.encrypt_block(&mut block);
             i64::from(block[usize::try_from(at % 16).unwrap()])
         };
@@ -46,24 +49,13 @@ fn the_stream_is_aes_128_ctr_as_published() {
     );
     let stream: Vec<u8> = plain.iter().zip(&sealed).map(|(a, b)| a ^ b).collect();
     let key: [u8; 16] = bytes("2b7e151628aed2a6abf7158809cf4f3c").try_into().unwrap();
-    let key = || MaskKey::of(&key, 0xF0F1_F2F3_F4F5_F6F7_F8F9_FAFB_FCFD_FEFF);
+    let key = || MaskKey::of(&key, [0xF0, 0xF1, 0xF2, 0xF3, 0xF4, 0xF5, 0xF6, 0xF7]);
     for width in [Width::B16, Width::B32, Width::B64] {
         let mut words = vec![0; 64 / width.bytes()];
-        apply(&[(key(), Sign::Add)], width, 0, &mut words);
+        apply_from(&[(key(), Sign::Add)], width, 0xF8F9_FAFB_FCFD_FEFF, &mut words);
         let mut found = vec![0; 64];
         pack(&words, width, &mut found);
         assert_eq!(found, stream, "{width:?}");
-    }
-}
-
-#[test]
-fn the_counter_carries_into_its_upper_half_and_wraps() {
-    for first_counter in [u128::from(u64::MAX) - 20, u128::MAX - 20] {
-        let key = MaskKey::of(&[3; 16], first_counter);
-        let (mut fast, mut slow) = (vec![0; 200], vec![0; 200]);
-        naive(&key, Sign::Add, Width::B64, 0, &mut slow);
-        apply(&[(key, Sign::Add)], Width::B64, 0, &mut fast);
-        assert_eq!(fast, slow);
     }
 }
 
@@ -85,7 +77,7 @@ fn keys_differ_by_secret_context_and_domain_and_from_derived_keys() {
 fn streams_are_fixed_for_ever() {
     let mut words = [0; 2];
     apply(&[(MaskKey::derive(&[1; 32], &[2; 32], "pair"), Sign::Add)], Width::B64, 0, &mut words);
-    assert_eq!(words, [-5_328_457_184_650_314_217, -22_436_371_469_106_175]);
+    assert_eq!(words, [-3_468_902_100_832_646_841, 2_781_018_594_615_092_253]);
 }
 
 #[test]
@@ -100,7 +92,7 @@ proptest! {
     #[test]
     fn streams_are_those_of_the_naive_twin(
         seed: u64, signs in prop::collection::vec(signs(), 0..4), length in 0usize..2100,
-        unit in 0u64..1 << 40, width in prop::sample::select(Width::ALL.to_vec()),
+        unit in 0u64..1 << 48, width in prop::sample::select(Width::ALL.to_vec()),
     ) {
         let first = unit * UNIT as u64;
         let keys = keys(seed, &signs);
