@@ -317,23 +317,6 @@ pub enum Norm {
     Batch,
 }
 
-impl Norm {
-    /// What `norm` may be.
-    pub const NAMES: [&str; 2] = ["none", "batch"];
-
-    /// The normalisation called `name`.
-    ///
-    /// # Errors
-    /// An unknown name, with the nearest valid one.
-    pub fn named(name: &str) -> Result<Self, ArchError> {
-        match name {
-            "none" => Ok(Self::None),
-            "batch" => Ok(Self::Batch),
-            other => fail(suggest::unknown("normalisation", other, &Self::NAMES)),
-        }
-    }
-}
-
 /// Recipes that people may name.
 pub const RECIPES: [&str; 4] = ["logistic_regression", "linear_regression", "mlp", "simple_cnn"];
 /// Recipes of the vocabulary that this version does not build.

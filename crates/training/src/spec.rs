@@ -413,9 +413,13 @@ impl Reader<'_> {
 
     fn norm(&mut self) -> Option<Norm> {
         let value = self.map.get("norm")?;
-        match value.as_str().map(Norm::named) {
-            Some(Ok(norm)) => return Some(norm),
-            Some(Err(e)) => self.faults.invalid("/hyperparameters/norm", &e.0),
+        match value.as_str() {
+            Some("none") => return Some(Norm::None),
+            Some("batch") => return Some(Norm::Batch),
+            Some(other) => {
+                let detail = suggest::unknown("normalisation", other, &["none", "batch"]);
+                self.faults.invalid("/hyperparameters/norm", &detail);
+            }
             None => self.wrong("norm", value, "`none` or `batch`"),
         }
         None
