@@ -11,7 +11,7 @@ use rand_core::CryptoRng;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::field::{self, Element, Field};
-use decode::Points;
+use decode::{Places, Points};
 
 mod decode;
 
@@ -183,9 +183,10 @@ fn decoded(shares: &[&Share], threshold: usize) -> Option<Vec<Share>> {
 
 /// Indices of those among `shares` that do not lie on the polynomials through `base`.
 fn strangers(shares: &[Share], base: &[Share]) -> Vec<u16> {
+    let places = places(base);
     let mut wrong: Vec<u16> = shares
         .iter()
-        .filter(|share| *interpolate(base, Element(share.index)) != *lanes(&share.value))
+        .filter(|share| *weigh(base, &places.weights(Element(share.index))) != *lanes(&share.value))
         .map(|share| share.index)
         .collect();
     wrong.sort_unstable();
@@ -209,11 +210,19 @@ fn next_set(set: &mut Vec<usize>, n: usize, size_max: usize) -> bool {
 
 /// The value at `at` of the polynomials through `shares`.
 fn interpolate(shares: &[Share], at: Element) -> Lanes {
-    let places: Vec<Element> = shares.iter().map(|share| Element(share.index)).collect();
+    weigh(shares, &places(shares).weights(at))
+}
+
+fn places(shares: &[Share]) -> Places<Element> {
+    Places::new(shares.iter().map(|share| Element(share.index)).collect())
+}
+
+/// The sum of `shares`, each times its weight.
+fn weigh(shares: &[Share], weights: &[Element]) -> Lanes {
     let mut sum = Lanes::default();
-    for (share, weight) in shares.iter().zip(decode::weights(&places, at)) {
+    for (share, weight) in shares.iter().zip(weights) {
         let mut term = lanes(&share.value);
-        field::scale(&mut term, weight);
+        field::scale(&mut term, *weight);
         for (sum, term) in sum.iter_mut().zip(term.iter()) {
             *sum ^= term;
         }

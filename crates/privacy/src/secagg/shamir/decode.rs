@@ -6,17 +6,38 @@
 
 use super::super::field::Field;
 
-/// The weights w with f(at) = sum of w_i·f(places_i) for every polynomial of degree below the number of places, which differ.
-pub(super) fn weights<F: Field>(places: &[F], at: F) -> Vec<F> {
-    let one = |(i, place): (usize, &F)| {
-        let (mut above, mut below) = (F::ONE, F::ONE);
-        for (_, other) in places.iter().enumerate().filter(|(j, _)| *j != i) {
-            above = above * (at + *other);
-            below = below * (*place + *other);
+/// Different places through which polynomials are drawn.
+pub(super) struct Places<F> {
+    places: Vec<F>,
+    /// For each the inverse of the product of its differences from the others.
+    inverses: Vec<F>,
+}
+
+impl<F: Field> Places<F> {
+    /// O(n^2).
+    pub(super) fn new(places: Vec<F>) -> Self {
+        let others = |i| places.iter().enumerate().filter(move |(j, _)| *j != i).map(|(_, other)| *other);
+        let inverse = |(i, place): (usize, &F)| others(i).fold(F::ONE, |all, other| all * (*place + other)).inverse();
+        let inverses = places.iter().enumerate().map(inverse).collect();
+        Self { places, inverses }
+    }
+
+    /// The weights w with f(at) = sum of w_i·f(places_i) for every polynomial of degree below the number of places. O(n).
+    pub(super) fn weights(&self, at: F) -> Vec<F> {
+        // w_i = product of all differences from `at` but the i-th, over that of the place: those before i, then those behind.
+        let mut weights = self.inverses.clone();
+        let mut before = F::ONE;
+        for (weight, place) in weights.iter_mut().zip(&self.places) {
+            *weight = *weight * before;
+            before = before * (at + *place);
         }
-        above * below.inverse()
-    };
-    places.iter().enumerate().map(one).collect()
+        let mut behind = F::ONE;
+        for (weight, place) in weights.iter_mut().zip(&self.places).rev() {
+            *weight = *weight * behind;
+            behind = behind * (at + *place);
+        }
+        weights
+    }
 }
 
 /// The value of `polynomial` at `at`.
