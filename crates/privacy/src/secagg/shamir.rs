@@ -137,6 +137,9 @@ pub fn combine(shares: &[Share], threshold: usize) -> Result<[u8; 32], ShareErro
 /// s >= 2e - n + `threshold` of them, so for certain while all sets up to that s are at most [`LEFT_OUT_MAX`]. With good luck,
 /// beyond.
 ///
+/// Whom to blame is certain only for n >= `threshold` + 2e: more who conspire can make right shares look wrong, though never
+/// another secret look right.
+///
 /// # Errors
 /// As [`combine`]; [`ShareError::Irreparable`] if no secret that is found is right.
 pub fn combine_checked(
@@ -146,8 +149,16 @@ pub fn combine_checked(
 ) -> Result<([u8; 32], Vec<u16>), ShareError> {
     check_shares(shares, threshold)?;
     let plain = Zeroizing::new(bytes(&interpolate(&shares[..threshold], Element::ZERO)));
-    if is_right(&plain) {
-        return Ok((*plain, strangers(shares, &shares[..threshold])));
+    let at_hand = is_right(&plain).then(|| strangers(shares, &shares[..threshold]));
+    match at_hand {
+        Some(wrong) if wrong.is_empty() => return Ok((*plain, wrong)),
+        // Errors that cancel at zero give the right secret from wrong shares, and make the right ones look wrong.
+        Some(wrong) => {
+            let all: Vec<&Share> = shares.iter().collect();
+            let nearest = decoded(&all, threshold).filter(|base| is_right(&bytes(&interpolate(base, Element::ZERO))));
+            return Ok((*plain, nearest.map_or(wrong, |base| strangers(shares, &base))));
+        }
+        None => {}
     }
     let mut left_out = Vec::new();
     for _ in 0..=LEFT_OUT_MAX {

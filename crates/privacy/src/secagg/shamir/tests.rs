@@ -115,6 +115,19 @@ fn more_wrong_shares_than_a_code_corrects_are_found_by_leaving_some_out() {
 }
 
 #[test]
+fn errors_that_cancel_blame_nobody_else() {
+    // Two shares rebuild; w_1·e_1 = w_2·e_2 cancels.
+    let secret = [5; 32];
+    let mut shares = split(&secret, 2, &indices(6), &mut TestRng::new(6)).unwrap();
+    let weights = Places::new(vec![Element(1), Element(2)]).weights(Element(0));
+    for (share, factor) in shares.iter_mut().zip([weights[1], weights[0]]) {
+        share.value = bytes(&lanes(&share.value).map(|lane| lane ^ (factor * Element(77)).0));
+    }
+    assert_eq!(combine(&shares, 2), Ok(secret), "wrong shares, the right secret");
+    assert_eq!(combine_checked(&shares, 2, |found| *found == secret), Ok((secret, vec![1, 2])));
+}
+
+#[test]
 fn shares_of_no_secret_are_refused() {
     let (shares, secret, _) = shared(10, 7, 4, 5);
     let error = combine_checked(&shares, 7, |found| *found == secret).unwrap_err();
@@ -171,5 +184,51 @@ proptest! {
         let secret = rng.bytes();
         let shares = split(&secret, 3, &indices, &mut rng).unwrap();
         prop_assert_eq!(combine(&shares[2..], 3), Ok(secret));
+    }
+}
+
+/// The same polynomials over GF(2^8), which another library shares over.
+mod oracle {
+    use vsss_rs::Gf256;
+
+    use super::super::decode::{Places, Points, evaluate};
+    use super::*;
+
+    impl Field for Gf256 {
+        const ZERO: Self = Self(0);
+        const ONE: Self = Self(1);
+
+        fn inverse(self) -> Self {
+            // self^254; the library's own `pow` overflows where overflows are checked.
+            (0..253).fold(self, |power, _| power * self)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_shares_of_another_library_rebuild_its_secret(secret: [u8; 4], threshold in 2usize..9, seed: u64) {
+            let shares = Gf256::split_bytes(threshold, threshold + 4, secret, TestRng::new(seed)).unwrap();
+            let column = |at: usize| -> Vec<Gf256> { shares.iter().map(|share| Gf256(share[at])).collect() };
+            let (places, points) = (Places::new(column(0)[..threshold].to_vec()), Points::new(column(0)));
+            for (at, byte) in secret.iter().enumerate() {
+                let mut values = column(at + 1);
+                let weights = places.weights(Gf256(0));
+                let found = weights.iter().zip(&values).fold(Gf256(0), |sum, (weight, value)| sum + *weight * *value);
+                prop_assert_eq!(found.0, *byte);
+
+                values[0] += Gf256(7);
+                values[threshold] += Gf256(9);
+                let polynomial = points.decode(&values, threshold).unwrap();
+                prop_assert_eq!(evaluate(&polynomial, Gf256(0)).0, *byte);
+            }
+        }
+
+        #[test]
+        fn another_library_rebuilds_the_secret_of_our_polynomials(bytes: [u8; 5]) {
+            let polynomial = bytes.map(Gf256);
+            let share = |index| vec![index, evaluate(&polynomial, Gf256(index)).0];
+            let shares: Vec<Vec<u8>> = (9..14).map(share).collect();
+            prop_assert_eq!(Gf256::combine_bytes(&shares).unwrap(), vec![bytes[0]]);
+        }
     }
 }
