@@ -9,6 +9,7 @@
 mod bench;
 mod commands;
 mod folder;
+mod keys;
 mod measure;
 mod state;
 
@@ -180,6 +181,8 @@ pub async fn run(options: NodeOptions, enrolment: Enrolment, cancel: Cancellatio
     let log = options.folder.log(&enrolment.link, Arc::clone(&clock), crash.clone())?;
     let state = FolderState::open(options.folder.path(), &*clock, crash)
         .map_err(|e| CliError::new(ExitCode::Failed, e).hint("mend the permissions of the node's folder"))?;
+    let keys = keys::keys(options.folder.path(), options.folder.identity()?)
+        .map_err(|e| CliError::new(ExitCode::Failed, e).hint("mend the permissions of the node's folder"))?;
     let name = enrolment.name.clone();
     let client = link(&options.folder, enrolment, &clock)?;
     let cache = options.folder.cache();
@@ -202,6 +205,7 @@ pub async fn run(options: NodeOptions, enrolment: Enrolment, cancel: Cancellatio
             policy: abilities.config.policy.clone(),
             log: log.clone(),
             state: Arc::new(state),
+            keys,
         },
         cancel.clone(),
     );
@@ -257,7 +261,9 @@ impl Node {
                         tracing::info!(%model_id, digest = %model.digest.short(), fetched, "model of the catalogue");
                     });
                 }
-                Down::Invite(_) | Down::RoundClosed { .. } | Down::JobEnded { .. } => self.participant.handle(&message),
+                Down::Invite(_) | Down::Secure { .. } | Down::RoundClosed { .. } | Down::JobEnded { .. } => {
+                    self.participant.handle(&message);
+                }
                 Down::Goodbye { retry_after_ms } => tracing::info!(retry_after_ms, "the gateway goes away for a while"),
                 Down::Predict(_) | Down::ModelReady { .. } | Down::Heartbeat => {}
             }

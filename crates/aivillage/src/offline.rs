@@ -153,6 +153,7 @@ pub fn recompute(round: &Round, files: &Files) -> Result<Made, CliError> {
         training: &round.training,
         population: round.invited,
         contributions: &contributions,
+        sums: None,
         tensors: &tensors,
         model: &values,
         state: state.iter().map(|s| s.as_ref().map(|s| s as &dyn Floats)).collect(),

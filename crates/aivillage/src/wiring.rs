@@ -255,6 +255,11 @@ impl Inbox for VillageInbox {
                     training.failed(from, key, reason).await;
                 }
             }
+            Up::Secure { key, message } => {
+                if let Part::On(training) = &self.training {
+                    training.secure(from, key, message).await;
+                }
+            }
             Up::Prediction { request, attempt, outcome } => {
                 if let Part::On(inference) = &self.inference {
                     inference.prediction(from, request, attempt, outcome);

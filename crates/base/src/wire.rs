@@ -10,6 +10,9 @@ use crate::arch::{Architecture, Task};
 use crate::digest::Digest;
 use crate::fixed::Grid;
 use crate::ids::{JobId, ModelId, NodeId, NodeName, RequestId};
+use secure::{MaskedInput, SecureDown, SecureTerms, SecureUp};
+
+pub mod secure;
 
 /// Bytes that can be fetched by their hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,8 +208,14 @@ pub struct Invitation {
     pub retain_updates: bool,
     /// Largest weight (number of examples) that counts.
     pub max_examples: u32,
+    /// Largest L2 norm of the change of the weights, kept by the node on the integers it sends; None = no bound.
+    #[serde(default)]
+    pub clip: Option<f64>,
     /// Privacy techniques of this round, by name; empty = the coordinator sees this node's update.
     pub privacy_techniques: Vec<String>,
+    /// The terms of secure aggregation, if it is one of the techniques.
+    #[serde(default)]
+    pub secure: Option<SecureTerms>,
     /// Total rounds of the job.
     pub total_rounds: u32,
     /// Milliseconds left when this message was sent.
@@ -245,6 +254,13 @@ pub enum Down {
     Heartbeat,
     /// Train, if your policy allows.
     Invite(Box<Invitation>),
+    /// The next step of secure aggregation.
+    Secure {
+        /// Which attempt.
+        key: RoundKey,
+        /// What it is about.
+        message: Box<SecureDown>,
+    },
     /// What you do for this round is no longer wanted.
     RoundClosed {
         /// Which attempt.
@@ -297,6 +313,13 @@ pub enum Up {
         key: RoundKey,
         /// One sentence without data.
         reason: String,
+    },
+    /// A step of secure aggregation.
+    Secure {
+        /// Which attempt.
+        key: RoundKey,
+        /// What it says.
+        message: Box<SecureUp>,
     },
     /// The result of a [`PredictTask`].
     Prediction {
@@ -363,6 +386,10 @@ pub struct UpdateHeader {
     pub retain: bool,
     /// What the node measured.
     pub metrics: LocalMetrics,
+    /// Of a masked update: who vouches for it. Then `weight`, `steps`, `initial_loss` and `metrics` say nothing (0, 1, none,
+    /// zeros): they travel masked, behind the values.
+    #[serde(default)]
+    pub secure: Option<MaskedInput>,
 }
 
 fn one() -> u32 {
@@ -384,7 +411,7 @@ impl UpdateHeader {
     /// The front of a plain update: one step, nothing clipped, not to be kept.
     #[must_use]
     pub fn new(key: RoundKey, payload: BlobRef, weight: u32, metrics: LocalMetrics) -> Self {
-        Self { key, payload, weight, clipped: 0, steps: 1, initial_loss: None, retain: false, metrics }
+        Self { key, payload, weight, clipped: 0, steps: 1, initial_loss: None, retain: false, metrics, secure: None }
     }
 }
 

@@ -96,6 +96,12 @@ impl Identity {
         self.id
     }
 
+    /// An Ed25519 signature over `text`.
+    #[must_use]
+    pub fn sign_text(&self, text: &[u8]) -> [u8; 64] {
+        self.key.sign(text).as_ref().try_into().expect("invariant: an Ed25519 signature has 64 bytes")
+    }
+
     /// A certificate request (PKCS#10 PEM): proves that we hold the key, claims nothing else.
     pub(crate) fn csr_pem(&self) -> Result<String, rcgen::Error> {
         let mut params = CertificateParams::default();

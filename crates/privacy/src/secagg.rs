@@ -14,10 +14,14 @@
 //! y = x + mask(own seed) + sum over neighbours of ±mask(shared secret), in Z_2^b. Pairwise masks cancel in the sum of all
 //! y; of who dropped out the masking key is rebuilt from shares, of who stayed the own seed, never both of one participant.
 
+pub mod coordinator;
 pub mod field;
 pub mod graph;
 pub mod keys;
 pub mod mask;
+pub mod participant;
 pub mod ring;
+pub mod roster;
 pub mod shamir;
+pub mod signed;
 pub mod threshold;

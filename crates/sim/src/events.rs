@@ -57,6 +57,8 @@ pub(crate) enum AtNode {
     Unanswered { node: usize, life: u64, call: u64 },
     /// A node has trained.
     Trained { node: usize, life: u64, key: RoundKey },
+    /// A node has heard nothing new of a round of secure aggregation.
+    Repeat { node: usize, life: u64, key: RoundKey },
     /// A node has predicted.
     Predicted { node: usize, life: u64, process: usize, task: Box<PredictTask> },
 }

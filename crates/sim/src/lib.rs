@@ -25,6 +25,7 @@ mod net;
 mod node;
 pub mod plan;
 mod process;
+mod secrets;
 mod serving;
 mod time;
 pub mod trainer;

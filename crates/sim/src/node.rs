@@ -6,11 +6,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aivillage_base::wire::secure::{SecureDown, SecureUp};
 use aivillage_base::wire::{Down, Invitation, LocalRule, Peer, PredictOutcome, PredictTask, RoundKey, Up, UpdateReply};
 use aivillage_base::{JobId, bundle};
+use aivillage_privacy::secagg::roster::Alarm;
+use aivillage_privacy::secagg::signed::KeyInMemory;
 use aivillage_training::Trainer;
+use aivillage_training::participant::secure::Session;
 use aivillage_training::participant::state::{end, settle};
-use aivillage_training::participant::{MemoryState, NodePolicy, NodeState as _, Prepared, Received, prepare};
+use aivillage_training::participant::{
+    Keys, MemoryContexts, MemoryPins, MemoryState, NodePolicy, NodeState as _, Prepared, Received, prepare,
+};
+use aivillage_training::round::RESTARTED;
 use bytes::Bytes;
 
 use crate::events::{AtNode, Question, Reply, Wire};
@@ -23,6 +30,10 @@ use crate::world::{Asker, World};
 const PATIENCE_MS: u64 = 400;
 /// Longest such time, in milliseconds.
 const PATIENCE_MS_MAX: u64 = 4_000;
+/// Pause before the last word of secure aggregation is said again, in milliseconds.
+const REPEAT_MS: u64 = 1_000;
+/// How much longer than its training a round of secure aggregation may take, in milliseconds.
+const PATIENCE_SECURE_MS: u64 = 60_000;
 
 /// What the node does for one job.
 #[derive(Debug)]
@@ -35,6 +46,10 @@ struct Work {
     /// The server's control variate, where the strategy has one.
     control: Option<Bytes>,
     prepared: Option<Prepared>,
+    /// Keys of the round, under secure aggregation.
+    session: Option<Session>,
+    /// An update waits for its masks.
+    waits: bool,
 }
 
 /// A question without an answer yet.
@@ -53,6 +68,7 @@ pub(crate) struct Node {
     pub(crate) trainer: Arc<dyn Trainer>,
     /// Its disk: what it keeps when it dies.
     state: MemoryState,
+    keys: Keys,
     pub(crate) up: bool,
     pub(crate) life: u64,
     /// The open stream to each process.
@@ -67,9 +83,16 @@ impl Node {
         peer: Peer,
         trainer: Arc<dyn Trainer>,
         policy: NodePolicy,
+        signer: KeyInMemory,
         processes: usize,
     ) -> Self {
+        let keys = Keys {
+            signer: Arc::new(signer),
+            pins: Arc::<MemoryPins>::default(),
+            contexts: Arc::<MemoryContexts>::default(),
+        };
         Self {
+            keys,
             index,
             peer,
             policy,
@@ -101,6 +124,7 @@ impl Node {
     pub(crate) fn down(&mut self, world: &mut World, process: usize, message: &Down) -> Result<(), Breach> {
         match message {
             Down::Invite(invitation) => self.invited(world, process, invitation)?,
+            Down::Secure { key, message } => self.stepped(world, process, key, message),
             Down::RoundClosed { key, .. } => {
                 if self.work.get(&key.job).is_some_and(|w| w.invitation.key == *key) {
                     self.drop_work(&key.job);
@@ -130,6 +154,14 @@ impl Node {
         let yes = Up::Answer { key: key.clone(), declined: None };
         if let Some(work) = self.work.get_mut(&key.job)
             && work.invitation.key == *key
+            && work.session.is_some()
+        {
+            work.process = process;
+            self.repeat(world, key);
+            return Ok(());
+        }
+        if let Some(work) = self.work.get_mut(&key.job)
+            && work.invitation.key == *key
         {
             work.process = process;
             self.say(world, process, yes);
@@ -140,6 +172,18 @@ impl Node {
             self.say(world, process, Up::Answer { key: key.clone(), declined: Some(declined) });
             return Ok(());
         }
+        let mut session = None;
+        if let Some(terms) = invitation.secure {
+            let begun = Session::begin(invitation, terms, &self.peer.name, &self.keys, &mut world.secrets);
+            match begun {
+                Ok(begun) => session = Some(begun),
+                Err(alarm) => {
+                    self.raise(world, process, key, &alarm);
+                    return Ok(());
+                }
+            }
+        }
+        let secure = session.is_some();
         let work = Work {
             invitation: Box::new(invitation.clone()),
             process,
@@ -147,9 +191,21 @@ impl Node {
             model: None,
             control: None,
             prepared: None,
+            session,
+            waits: false,
         };
         self.work.insert(key.job.clone(), work);
-        self.say(world, process, yes);
+        match secure {
+            true => {
+                self.repeat(world, key);
+                world.soon(
+                    REPEAT_MS,
+                    REPEAT_MS * 2,
+                    AtNode::Repeat { node: self.index, life: self.life, key: key.clone() },
+                );
+            }
+            false => self.say(world, process, yes),
+        }
         self.call(world, key.clone(), Question::Fetch(invitation.model));
         Ok(())
     }
@@ -215,7 +271,13 @@ impl Node {
                 if let (Question::Upload(header, _), UpdateReply::Accepted) = (question, &said) {
                     world.witness.receipt(&world.records, header, &self.peer)?;
                 }
-                self.drop_work(&key.job);
+                // A masked update is not the last word.
+                let goes_on =
+                    said == UpdateReply::Accepted && self.work.get(&key.job).is_some_and(|w| w.session.is_some());
+                match goes_on {
+                    true => drop(self.calls.remove(&id)),
+                    false => self.drop_work(&key.job),
+                }
             }
         }
         Ok(())
@@ -236,7 +298,7 @@ impl Node {
         let made = settle(&self.state, &work.invitation).and_then(|state| {
             let received = Received { model, control: work.control.as_deref(), state: &state };
             let made = prepare(&*self.trainer, &self.peer.name, &self.policy, &work.invitation, received)?;
-            if !made.state.is_empty() {
+            if !made.state.is_empty() && work.session.is_none() {
                 self.state.put(&made.mark(), &work.invitation.architecture, &made.state)?;
             }
             Ok(made)
@@ -244,10 +306,88 @@ impl Node {
         match made {
             Ok(prepared) => {
                 work.prepared = Some(prepared.clone());
+                if work.session.is_some() {
+                    work.waits = true;
+                    self.mask(world, key);
+                    return;
+                }
                 world.witness.payload(&prepared.payload);
                 self.call(world, key.clone(), Question::Upload(Box::new(prepared.header), prepared.payload));
             }
             Err(reason) => self.failed(world, key, reason),
+        }
+    }
+
+    /// Says its last word of a round of secure aggregation once more.
+    fn repeat(&self, world: &mut World, key: &RoundKey) {
+        let Some(work) = self.work.get(&key.job).filter(|w| w.invitation.key == *key) else { return };
+        let Some(session) = &work.session else { return };
+        let message = Box::new(session.last().clone());
+        self.say(world, work.process, Up::Secure { key: key.clone(), message });
+    }
+
+    /// Nothing new was heard for a while.
+    pub(crate) fn repeated(&mut self, world: &mut World, key: &RoundKey) {
+        let over = |w: &Work| world.now() >= w.deadline_ms + PATIENCE_SECURE_MS;
+        match self.work.get(&key.job).filter(|w| w.invitation.key == *key) {
+            None => return,
+            Some(work) if over(work) => return self.drop_work(&key.job),
+            Some(_) => {}
+        }
+        self.repeat(world, key);
+        let event = AtNode::Repeat { node: self.index, life: self.life, key: key.clone() };
+        world.soon(REPEAT_MS, REPEAT_MS * 2, event);
+    }
+
+    fn raise(&self, world: &mut World, process: usize, key: &RoundKey, alarm: &Alarm) {
+        let message = SecureUp::Alarm { check: alarm.check.to_owned(), detail: alarm.detail.clone() };
+        self.say(world, process, Up::Secure { key: key.clone(), message: Box::new(message) });
+    }
+
+    fn stepped(&mut self, world: &mut World, process: usize, key: &RoundKey, message: &SecureDown) {
+        let work = self.work.get_mut(&key.job).filter(|w| w.invitation.key == *key);
+        let Some((work, session)) = work.and_then(|w| Some((w.process = process, w.session.as_mut()?))) else {
+            return self.raise(world, process, key, &Alarm::new(RESTARTED, "no keys for the round"));
+        };
+        let () = work;
+        match session.step(message.clone(), &self.keys, &mut world.secrets) {
+            Ok(true) => self.repeat(world, key),
+            Ok(false) => self.mask(world, key),
+            Err(alarm) => {
+                world.witness.alarms += 1;
+                self.drop_work(&key.job);
+                self.raise(world, process, key, &alarm);
+            }
+        }
+    }
+
+    /// Masks and sends the update, if both it and the masks are there.
+    fn mask(&mut self, world: &mut World, key: &RoundKey) {
+        let Some(work) = self.work.get_mut(&key.job).filter(|w| w.invitation.key == *key && w.waits) else { return };
+        let (Some(session), Some(plain)) = (&mut work.session, &work.prepared) else { return };
+        if !session.has_masks() {
+            return;
+        }
+        let made = session.masking().and_then(|masking| {
+            let mut masked = masking.mask(plain.clone());
+            if !masked.state.is_empty() {
+                let kept = self.state.put(&masked.mark(), &work.invitation.architecture, &masked.state);
+                kept.map_err(|detail| Alarm::new("state", detail))?;
+            }
+            session.vouch(&mut masked.header, &self.keys)?;
+            Ok(masked)
+        });
+        work.waits = false;
+        match made {
+            Ok(masked) => {
+                world.witness.masked(&masked.payload, plain);
+                self.call(world, key.clone(), Question::Upload(Box::new(masked.header), masked.payload));
+            }
+            Err(alarm) => {
+                let process = work.process;
+                self.drop_work(&key.job);
+                self.raise(world, process, key, &alarm);
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use aivillage_base::JobId;
 use aivillage_base::arch::Recipe;
 use aivillage_base::rng::SeededRng;
 use aivillage_base::wire::{DataRequirements, LocalTraining};
+use aivillage_training::secure::WITHSTANDS;
 use aivillage_training::spec::{JobSpec, Start};
 use aivillage_training::strategy::{self, Chosen};
 use aivillage_training::{Initialiser, Trainer};
@@ -30,6 +31,8 @@ pub struct Plan {
     pub min_participants: usize,
     /// How updates become models.
     pub strategy: Chosen,
+    /// Are updates summed under masks?
+    pub secure: bool,
     /// Are updates kept as blobs, however small?
     pub store_updates: bool,
     /// Are updates kept after their round, where their node allows it (every second one does)?
@@ -77,6 +80,9 @@ impl Plan {
         // Somebody is always on the way where updates are buffered: that is what a buffer is for.
         let spare = usize::from(buffer || !everybody);
         nodes = nodes.max(needed + spare);
+        // Every second village that can.
+        let sums = strategy_of(seed, 2).strategy.rule().weighting().is_some();
+        let secure = SeededRng::new("secure", seed, &[]).below(2) == 0 && sums && nodes - spare >= 3;
         let min_participants = if buffer { nodes.div_ceil(2) } else { nodes - spare };
         Self {
             nodes,
@@ -85,10 +91,11 @@ impl Plan {
             rounds: if buffer { 6 } else { 3 },
             min_participants,
             strategy: strategy_of(seed, min_participants),
+            secure,
             store_updates: rng.below(2) == 0,
             requests: 12,
             cancel_last: rng.below(6) == 0,
-            retain_updates: rng.below(3) == 0,
+            retain_updates: rng.below(3) == 0 && !secure,
             faults: Faults::drawn(seed),
             conduct: Arc::new(Faithful),
             initialiser: Arc::new(Seeded),
@@ -106,6 +113,8 @@ impl Plan {
         let count = |n: usize| u32::try_from(n).expect("invariant: villages are small");
         let Chosen { strategy, personal_tensors } = self.strategy.clone();
         JobSpec {
+            secure: self.secure.then_some(WITHSTANDS),
+            clip: None,
             job_id: JobId::new(format!("job-{job}")).expect("invariant: a valid id"),
             job_name: format!("job {job}"),
             start: Start::Recipe(Recipe::LinearRegression),

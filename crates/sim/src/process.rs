@@ -217,6 +217,9 @@ impl Process {
             Question::Say(Up::TrainingFailed { key, reason }) => {
                 self.push(world, Work::Job(key.job.clone(), Input::Failed(peer, key, reason)));
             }
+            Question::Say(Up::Secure { key, message }) => {
+                self.push(world, Work::Job(key.job.clone(), Input::Secure(peer, key, message)));
+            }
             Question::Say(Up::Prediction { request, attempt, outcome }) => {
                 self.serve(world, |serving, world, now| {
                     serving.answered(world, now, &peer, request, attempt, outcome)

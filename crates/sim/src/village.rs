@@ -6,7 +6,8 @@ use std::sync::Arc;
 use aivillage_base::ports::put_blob;
 use aivillage_base::rng::SeededRng;
 use aivillage_base::wire::{NodeType, Peer};
-use aivillage_base::{Digest, JobId, NodeId, NodeName, RequestId, bundle};
+use aivillage_base::{Digest, JobId, NodeName, RequestId, bundle};
+use aivillage_privacy::secagg::signed::{KeyInMemory, Signer as _};
 use aivillage_training::participant::NodePolicy;
 use aivillage_training::record::{JobRecord, Life, RoundRecord, Stage};
 use aivillage_training::recruit::Candidate;
@@ -64,9 +65,14 @@ pub struct Village {
     requests: Vec<Submission>,
 }
 
+/// The enrolled key of a node.
+fn signer(node: usize) -> KeyInMemory {
+    KeyInMemory::new(&Digest::of(format!("key of node {node}").as_bytes()).0)
+}
+
 fn peer(node: usize) -> Peer {
     let name = format!("node-{node}");
-    Peer { id: NodeId(Digest::of(name.as_bytes()).0), name: NodeName::new(name).expect("invariant: a valid name") }
+    Peer { id: signer(node).id(), name: NodeName::new(name).expect("invariant: a valid name") }
 }
 
 impl Village {
@@ -89,7 +95,8 @@ impl Village {
             allow_retained_updates: n.is_multiple_of(2),
             ..NodePolicy::default()
         };
-        let node = |n: usize| Node::new(n, peers[n].clone(), trainers[n].clone(), policy(n), plan.coordinators);
+        let node =
+            |n: usize| Node::new(n, peers[n].clone(), trainers[n].clone(), policy(n), signer(n), plan.coordinators);
         let nodes = (0..plan.nodes).map(node).collect();
         let processes = (0..plan.coordinators).map(|i| Process::new(i, candidates.clone())).collect();
         let jobs = (0..plan.jobs).map(|j| plan.spec(j)).collect();
@@ -246,6 +253,12 @@ impl Village {
             AtNode::Trained { node, life, key } => {
                 if let Some(node) = awake(nodes, node, life) {
                     node.trained(world, &key);
+                }
+                Ok(())
+            }
+            AtNode::Repeat { node, life, key } => {
+                if let Some(node) = awake(nodes, node, life) {
+                    node.repeated(world, &key);
                 }
                 Ok(())
             }

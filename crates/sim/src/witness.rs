@@ -18,6 +18,7 @@ use aivillage_base::{Digest, JobId, NodeName, RequestId};
 use aivillage_inference::core::Books;
 use aivillage_inference::request::RequestView;
 use aivillage_storage::{MemoryBlobs, MemoryRecords};
+use aivillage_training::participant::Prepared;
 use aivillage_training::record::{Counted, JobRecord, MemberRecord, RoundRecord, Saved, Stage, StateSlot};
 use aivillage_training::step::ComputePlan;
 use aivillage_training::store;
@@ -69,6 +70,10 @@ pub(crate) struct Witness {
     accepted: BTreeSet<JobId>,
     /// Every update that was ever sent.
     payloads: BTreeMap<Digest, Bytes>,
+    /// What lies under the masks of an update that was sent masked.
+    unmasked: BTreeMap<Digest, (UpdateHeader, Bytes)>,
+    /// How often a node was silenced by what it was shown.
+    pub(crate) alarms: u64,
     /// Newest epoch of each lease.
     epochs: BTreeMap<String, u64>,
     /// Jobs that have ended, as they ended.
@@ -85,6 +90,13 @@ impl Witness {
 
     pub(crate) fn payload(&mut self, bytes: &Bytes) {
         self.payloads.insert(Digest::of(bytes), bytes.clone());
+    }
+
+    /// An update was sent masked; `plain` is what lies under its masks.
+    pub(crate) fn masked(&mut self, masked: &Bytes, plain: &Prepared) {
+        self.payload(masked);
+        self.payload(&plain.payload);
+        self.unmasked.insert(Digest::of(masked), (plain.header.clone(), plain.payload.clone()));
     }
 
     pub(crate) fn acquired(&mut self, lease: String, epoch: u64) -> Seen {
@@ -264,6 +276,9 @@ impl Witness {
         let broken = |detail: String| Breach { invariant: "I5", detail };
         let mut accepted = Vec::new();
         for (node, counted) in counted(&attempt.members) {
+            // A secure round has to give what the plain round of its survivors gives: to the bit.
+            let plain = self.unmasked.get(&counted.payload.digest);
+            let counted = &plain.map_or_else(|| counted.clone(), |(header, _)| Counted::new(header, false));
             let bytes = self.payloads.get(&counted.payload.digest);
             let bytes = bytes.ok_or_else(|| broken(format!("{node} never sent what counts for {}", attempt.key)))?;
             ready(put_blob(blobs, bytes.clone())).map_err(|e| broken(e.to_string()))?;

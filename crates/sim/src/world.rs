@@ -11,6 +11,7 @@ use crate::events::{AtNode, AtProcess, Event, Question, Queue, Reply};
 use crate::faults::FaultKind;
 use crate::net::{Net, Way};
 use crate::plan::Plan;
+use crate::secrets::Secrets;
 use crate::serving::Served;
 use crate::time::SimClock;
 use crate::witness::{Breach, Witness};
@@ -51,6 +52,8 @@ pub(crate) struct World {
     pub(crate) served: Served,
     /// How far the wall clock of each process is off, in milliseconds.
     pub(crate) skews: Vec<i64>,
+    /// Of all nodes.
+    pub(crate) secrets: Secrets,
     calls: u64,
     streams: u64,
 }
@@ -69,6 +72,7 @@ impl World {
             blobs: MemoryBlobs::new(),
             witness: Witness::default(),
             served,
+            secrets: Secrets::new(seed),
             calls: 0,
             streams: 0,
         }

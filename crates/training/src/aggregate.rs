@@ -20,6 +20,7 @@
 mod finish;
 mod gram;
 mod layout;
+mod masked;
 mod network;
 mod parallel;
 mod partial;
@@ -38,6 +39,7 @@ use aivillage_base::wire::LocalTraining;
 use crate::strategy::{Contribution, Facts, Geometry, Needs, Strategy};
 
 pub use layout::Tensor;
+pub use masked::Totals;
 pub use partial::{Partial, PartialError};
 pub use run::{Options, run, run_with};
 
@@ -85,6 +87,21 @@ pub trait Floats: Sync + Debug {
     fn read(&self, start: usize, out: &mut [f32]) -> Result<(), String>;
 }
 
+/// The sum of all updates, each times its factor, where nobody sees the updates themselves.
+pub trait Sums: Sync + Debug {
+    /// Number of summands.
+    fn count(&self) -> u32;
+
+    /// Sum of their factors, at least 1.
+    fn factors(&self) -> u64;
+
+    /// Fills `out` with the sums from position `start`; called from several threads at once.
+    ///
+    /// # Errors
+    /// [`WorkError`]
+    fn read(&self, start: usize, out: &mut [i64]) -> Result<(), WorkError>;
+}
+
 /// Everything that makes a model, but the updates.
 #[derive(Debug, Clone)]
 pub struct Work<'a> {
@@ -96,8 +113,10 @@ pub struct Work<'a> {
     pub training: &'a LocalTraining,
     /// Number of nodes invited, or that scaffold's control variates are averaged over.
     pub population: u32,
-    /// One a row, in name order; never empty.
+    /// One a row, in name order; empty where there is a sum.
     pub contributions: &'a [Contribution],
+    /// The sum of the updates, where they are not seen one by one.
+    pub sums: Option<&'a dyn Sums>,
     /// The tensors of the model, in layout order.
     pub tensors: &'a [Tensor],
     /// The model that the round started from.
@@ -180,8 +199,12 @@ impl<'a> Work<'a> {
     pub fn begin_in_waves(self, wave: usize) -> Result<Aggregation<'a>, WorkError> {
         let wave = wave.clamp(1, WAVE);
         let rule = self.strategy.rule();
-        if self.contributions.is_empty() {
+        if self.contributions.is_empty() && self.sums.is_none() {
             return Err(WorkError::Unusable("there is no update".to_owned()));
+        }
+        if self.sums.is_some() && rule.weighting().is_none() {
+            let why = "the rule has to see single updates, and only their sum is there";
+            return Err(WorkError::Unusable(why.to_owned()));
         }
         if self.state.len() != rule.slots().len() {
             let (given, want) = (self.state.len(), rule.slots().len());
@@ -254,16 +277,23 @@ impl Aggregation<'_> {
             return Ok(());
         }
         self.geometry = measuring.take_geometry();
-        let rule = self.work.strategy.rule();
-        let choice = rule.choose(&facts(&self.work, &self.geometry)).map_err(WorkError::Unusable)?;
-        let making = Making::new(choice, self.wave, &self.work, &self.layout)?;
+        let making = match self.work.sums {
+            Some(sums) => Making::of_sums(sums, self.wave, &self.work),
+            None => {
+                let rule = self.work.strategy.rule();
+                let choice = rule.choose(&facts(&self.work, &self.geometry)).map_err(WorkError::Unusable)?;
+                Making::new(choice, self.wave, &self.work, &self.layout)?
+            }
+        };
         self.stage = Stage::Making(making);
         Ok(())
     }
 }
 
 fn facts<'f>(work: &'f Work<'_>, geometry: &'f Geometry) -> Facts<'f> {
+    let seen = || u32::try_from(work.contributions.len()).unwrap_or(u32::MAX);
     Facts {
+        accepted: work.sums.map_or_else(seen, Sums::count),
         round: work.round,
         training: work.training,
         population: work.population,

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use aivillage_base::ports::{BlobReader, Payload, StoreError};
 use aivillage_base::rng::os_bytes;
+use aivillage_base::wire::secure::SecureUp;
 use aivillage_base::wire::{BlobRef, Declined, Peer, RoundKey, UpdateHeader, UpdateReply};
 use aivillage_base::{Digest, JobId, ModelId};
 
@@ -312,7 +313,12 @@ impl Coordinator {
             None => record.model,
             Some(n) => store::rounds(&*self.deps.records, id).await?.iter().find_map(|r| match &r.stage {
                 Stage::Done { model_out, .. } if r.key.round == n => Some(*model_out),
-                Stage::Done { .. } | Stage::Collecting | Stage::Publishing | Stage::Abandoned { .. } => None,
+                Stage::Done { .. }
+                | Stage::Keying
+                | Stage::Collecting
+                | Stage::Unmasking
+                | Stage::Publishing
+                | Stage::Abandoned { .. } => None,
             }),
         };
         let missing = || {
@@ -375,6 +381,16 @@ impl Coordinator {
             // A sentence, not an essay: it is stored and shown.
             let reason: String = reason.chars().take(500).collect();
             let _gone = outbox.send(Message::Input(Input::Failed(from.clone(), key, reason))).await;
+        }
+    }
+
+    pub(crate) async fn secure(&self, from: &Peer, key: RoundKey, mut message: Box<SecureUp>) {
+        if let Some(outbox) = self.shared.outbox(&key.job) {
+            if let SecureUp::Alarm { check, detail } = &mut *message {
+                *check = check.chars().take(40).collect();
+                *detail = detail.chars().take(500).collect();
+            }
+            let _gone = outbox.send(Message::Input(Input::Secure(from.clone(), key, message))).await;
         }
     }
 

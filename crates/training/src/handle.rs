@@ -7,6 +7,7 @@ use tokio::sync::broadcast;
 
 use aivillage_base::ports::{BlobReader, Blobs, Payload, Records, Transport};
 use aivillage_base::time::Clock;
+use aivillage_base::wire::secure::SecureUp;
 use aivillage_base::wire::{BlobRef, Declined, Peer, RoundKey, UpdateHeader, UpdateReply};
 use aivillage_base::{Architecture, Digest, JobId, ModelId};
 use aivillage_fog::Inventory;
@@ -190,6 +191,11 @@ impl Training {
     /// A node tried and failed.
     pub async fn failed(&self, from: &Peer, key: RoundKey, reason: String) {
         self.coordinator.failed(from, key, reason).await;
+    }
+
+    /// A node says something of secure aggregation.
+    pub async fn secure(&self, from: &Peer, key: RoundKey, message: Box<SecureUp>) {
+        self.coordinator.secure(from, key, message).await;
     }
 
     /// Would this update be taken? None = yes, send it.

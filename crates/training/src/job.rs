@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aivillage_base::ports::Payload;
 use aivillage_base::time::Now;
+use aivillage_base::wire::secure::SecureUp;
 use aivillage_base::wire::{BlobRef, Declined, Down, Peer, RoundKey, UpdateHeader, UpdateReply};
 use aivillage_base::{Architecture, Digest, NodeName};
 
 use crate::config::Selection;
 use crate::record::{Base, Counted, JobRecord, Life, MemberRecord, MemberState, RoundRecord, Saved, Stage};
 use crate::recruit::{self, Candidate};
-use crate::round::{CARRIED_RETRY_MS, Round, Verdict};
+use crate::round::{CARRIED_RETRY_MS, Due, Round, Verdict};
 use crate::spec::Start;
 use crate::step::{Change, ComputeError, Effect, Input, Made, Step};
 use crate::view::{EventKind, JobStatus};
@@ -189,7 +190,7 @@ impl Job {
         let mut step = Step::default();
         match self.round.as_ref().map(Round::stage) {
             Some(Stage::Publishing) => step.effects.extend(self.compute(now)),
-            Some(Stage::Collecting) => self.advance(now, &mut step),
+            Some(Stage::Keying | Stage::Collecting | Stage::Unmasking) => self.advance(now, &mut step),
             Some(Stage::Done { .. } | Stage::Abandoned { .. }) | None => self.recruit(now, &mut step),
         }
         step
@@ -225,6 +226,7 @@ impl Job {
                 self.advance(now, &mut step);
             }
             Input::Update(peer, header, payload) => self.update(now, &peer, &header, payload, &mut step),
+            Input::Secure(peer, key, message) => self.said(now, &peer, &key, &message, &mut step),
             Input::Computed(key, result) => self.computed(now, &key, result, &mut step),
             Input::Published(result) => self.published(now, result, &mut step),
             Input::Cancel => self.end(now, Life::Cancelled, &mut step),
@@ -260,7 +262,10 @@ impl Job {
             return;
         };
         if round.joined(now, &peer) {
-            self.invite_anew(now, &peer, step);
+            match round.due(&peer.name) {
+                Some(Due::Secure(_)) => self.tell(&peer, step),
+                Some(Due::Invitation) | None => self.invite_anew(now, &peer, step),
+            }
         } else {
             self.admit(now, &peer, step);
         }
@@ -272,7 +277,7 @@ impl Job {
             self.record.architecture = Some(architecture);
             self.record.model = Some(model);
             step.changes.push(self.job_change());
-            step.effects.push(Effect::Model(Made { model, state: Vec::new() }));
+            step.effects.push(Effect::Model(Made { model, state: Vec::new(), totals: None }));
         }
         self.recruit(now, step);
     }
@@ -286,6 +291,31 @@ impl Job {
         }
         self.member_changed(member, step);
         self.advance(now, step);
+    }
+
+    /// A word of secure aggregation. Who repeats itself has missed what came next.
+    fn said(&mut self, now: Now, peer: &Peer, key: &RoundKey, message: &SecureUp, step: &mut Step) {
+        let Some(round) = self.round.as_mut().filter(|round| round.key() == key) else {
+            let gone = Down::RoundClosed { key: key.clone(), outcome: "over".into() };
+            step.effects.push(Effect::Send(peer.clone(), gone));
+            return;
+        };
+        match round.say(now, peer, message) {
+            None => self.tell(peer, step),
+            member @ Some(_) => {
+                self.member_changed(member, step);
+                self.advance(now, step);
+            }
+        }
+    }
+
+    /// Sends a member what it has to act on in secure aggregation, if there is something.
+    fn tell(&self, peer: &Peer, step: &mut Step) {
+        let Some(round) = self.round.as_ref().filter(|round| round.has(peer)) else { return };
+        if let Some(Due::Secure(message)) = round.due(&peer.name) {
+            let message = Down::Secure { key: round.key().clone(), message: Box::new(message) };
+            step.effects.push(Effect::Send(peer.clone(), message));
+        }
     }
 
     fn update(&mut self, now: Now, peer: &Peer, header: &UpdateHeader, payload: Payload, step: &mut Step) {
@@ -315,7 +345,8 @@ impl Job {
             return;
         };
         match result {
-            Ok(Made { model: model_out, state }) => {
+            Ok(Made { model: model_out, state, totals }) => {
+                round.note_totals(totals);
                 let record = round.end(now, Stage::Done { model_out, state_out: state.clone() });
                 self.at_work = round.carried(now);
                 self.record.model = Some(model_out);
@@ -324,7 +355,7 @@ impl Job {
                 self.record.rounds_done = key.round;
                 self.record.attempts = 0;
                 self.record.failures_in_row = 0;
-                step.effects.push(Effect::Model(Made { model: model_out, state }));
+                step.effects.push(Effect::Model(Made { model: model_out, state, totals }));
                 self.close_attempt(record, step);
                 self.recruit(now, step);
                 step.changes.push(self.job_change());
@@ -334,10 +365,14 @@ impl Job {
                 if let Some(stored) = unusable.map(|c| c.payload.digest) {
                     step.effects.push(Effect::DeleteBlobs(vec![stored]));
                 }
+                let masked = round.secure().is_some();
+                let reject = detail.clone();
                 let member = round.reject(&node, reason, detail);
                 let counted = round.counted().count();
                 self.member_changed(member, step);
-                match self.too_few(counted) {
+                // The survivors have answered for this set, and answer for no other.
+                let fixed = masked.then(|| format!("the update of {node} is in the sum and cannot be used: {reject}"));
+                match fixed.or_else(|| self.too_few(counted)) {
                     None => step.effects.extend(self.compute(now)),
                     Some(reason) => self.abandon(now, reason, true, step),
                 }
@@ -366,7 +401,7 @@ impl Job {
             return;
         };
         let silent = round.to_remind(now, REMIND_MS);
-        step.changes.extend(round.note_time(now).map(|record| Change::Round(Box::new(record))));
+        step.changes.extend(round.note_time(now).map(|record| Change::Noted(Box::new(record))));
         for peer in silent {
             self.invite_anew(now, &peer, step);
         }

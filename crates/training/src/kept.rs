@@ -30,11 +30,11 @@ impl Kept {
         let mut kept = Self::default();
         for round in &saved.attempts {
             if let Stage::Done { model_out, state_out } = &round.stage {
-                kept.generations.push_back(Made { model: *model_out, state: state_out.clone() });
+                kept.generations.push_back(Made { model: *model_out, state: state_out.clone(), totals: None });
             }
         }
         if let Some(model) = saved.record.model.filter(|m| !kept.generations.iter().any(|g| g.model == *m)) {
-            kept.generations.push_back(Made { model, state: saved.record.state.clone() });
+            kept.generations.push_back(Made { model, state: saved.record.state.clone(), totals: None });
         }
         kept
     }
@@ -82,7 +82,7 @@ mod tests {
     fn round(n: u32, megabytes: u64) -> Made {
         let model = BlobRef { bytes: megabytes << 20, ..blob(&format!("model {n}")) };
         let state = vec![StateSlot { name: "momentum".into(), blob: blob(&format!("state {n}")) }];
-        Made { model, state }
+        Made { model, state, totals: None }
     }
 
     fn digest(text: &str) -> Digest {

@@ -4,14 +4,15 @@
 //!
 //! ```text
 //! job:    created -> running -> completed | failed | cancelled
-//! round:  recruiting -> collecting -> publishing -> done
-//!              ^            |             |
-//!              +-- abandoned (too few, too late) : next attempt, same model
+//! round:  recruiting -> [keying ->] collecting -> [unmasking ->] publishing -> done
+//!              ^            |             |              |             |
+//!              +------------+-- abandoned (too few, too late) : next attempt, same model
 //! ```
 //!
 //! - [`spec`]: what may be asked for; every fault of a request is reported together.
 //! - [`round`], [`job`], [`step`]: the pure machines and their words. `step(now, input)` returns changes to persist and
 //!   effects to carry out; no clock, no I/O, no weights inside.
+//! - [`secure`]: what secure aggregation, whose protocol is in the crate `privacy`, is applied to.
 //! - [`strategy`], [`aggregate`]: from stored updates to the next model, block by block.
 //! - [`store`]: records of jobs, rounds and members over the one records port.
 //! - [`coordinator`], [`handle`]: the async shell, one task a job; persist, then send.
@@ -36,6 +37,7 @@ pub mod participant;
 pub mod record;
 pub mod recruit;
 pub mod round;
+pub mod secure;
 mod shared;
 pub mod spec;
 mod status;

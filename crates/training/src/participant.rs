@@ -8,9 +8,11 @@
 //! logged before it is sent. Training is a function of invitation, name, data and the [`state`] that the invitation names, so
 //! a node that was killed anywhere computes the same bits again.
 //!
-//! - [`policy`]: what the node allows; [`update`]: from received bytes to the update; [`state`]: what it keeps of a job.
+//! - [`policy`]: what the node allows; [`update`]: from received bytes to the update; [`state`]: what it keeps of a job;
+//!   [`secure`]: secure aggregation.
 
 pub mod policy;
+pub mod secure;
 pub mod state;
 pub mod update;
 
@@ -20,19 +22,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use aivillage_base::ports::{Uplink, UplinkError};
 use aivillage_base::rng::os_bytes;
+use aivillage_base::wire::secure::SecureDown;
 use aivillage_base::wire::{
     BlobRef, Declined, Down, Invitation, LocalMetrics, LocalRule, Receipt, RoundKey, Up, UpdateHeader, UpdateReply,
 };
 use aivillage_base::{Digest, JobId, NodeName};
 
 use crate::trainer::Trainer;
+use secure::Heard;
 
 pub use policy::NodePolicy;
+pub use secure::{Contexts, Keys, MemoryContexts, MemoryPins, Pins};
 pub use state::{LocalState, MemoryState, NodeState};
 pub use update::{Prepared, Received, prepare};
 
@@ -90,12 +95,19 @@ pub struct ParticipantDeps {
     pub log: Arc<dyn SentLog>,
     /// What it keeps of jobs from round to round.
     pub state: Arc<dyn NodeState>,
+    /// What it brings to secure aggregation.
+    pub keys: Keys,
 }
+
+/// Words of a context that wait for it, at most.
+const WAITING_MAX: usize = 16;
 
 #[derive(Debug)]
 struct Active {
     key: RoundKey,
     cancel: CancellationToken,
+    /// Of a round of secure aggregation: where its messages go.
+    inbox: Option<mpsc::Sender<Heard>>,
 }
 
 /// The node's half; cheap to clone.
@@ -119,6 +131,7 @@ impl Participant {
     pub fn handle(&self, message: &Down) {
         match message {
             Down::Invite(invitation) => self.invited((**invitation).clone()),
+            Down::Secure { key, message } => self.heard(key, message),
             Down::RoundClosed { key, .. } => self.drop_if(&key.job, |active| active.key == *key),
             Down::JobEnded { job, receipt, .. } => self.ended(job.clone(), receipt.clone()),
             Down::Welcome { .. }
@@ -162,30 +175,55 @@ impl Participant {
         });
     }
 
+    /// A step of secure aggregation.
+    fn heard(&self, key: &RoundKey, message: &SecureDown) {
+        let inbox = self.lock().get(&key.job).filter(|a| a.key == *key).and_then(|a| a.inbox.clone());
+        match inbox {
+            // A full inbox loses the message: the last word is said again, and brings it once more.
+            Some(inbox) => drop(inbox.try_send(Heard::Message(message.clone()))),
+            None => self.unknown_context(key.clone()),
+        }
+    }
+
     fn invited(&self, invitation: Invitation) {
         let key = invitation.key.clone();
         let cancel = self.stop.child_token();
+        let (inbox, heard) = match invitation.secure {
+            Some(_) => {
+                let (sender, receiver) = mpsc::channel(WAITING_MAX);
+                (Some(sender), Some(receiver))
+            }
+            None => (None, None),
+        };
         {
             let mut active = self.lock();
-            if active.get(&key.job).is_some_and(|a| a.key == key) {
-                drop(active);
-                self.answer_again(key);
+            if let Some(known) = active.get(&key.job).filter(|a| a.key == key) {
+                match &known.inbox {
+                    Some(inbox) => drop(inbox.try_send(Heard::Again)),
+                    None => {
+                        drop(active);
+                        self.answer_again(key);
+                    }
+                }
                 return;
             }
             if active.get(&key.job).is_some_and(|a| a.key > key) {
                 return; // It was overtaken on its way.
             }
-            let next = Active { key: key.clone(), cancel: cancel.clone() };
+            let next = Active { key: key.clone(), cancel: cancel.clone(), inbox };
             if let Some(older) = active.insert(key.job.clone(), next) {
                 older.cancel.cancel();
             }
         }
         let this = self.clone();
         tokio::spawn(async move {
-            let deadline = Duration::from_millis(invitation.deadline_ms);
+            let mut deadline = Duration::from_millis(invitation.deadline_ms);
+            if invitation.secure.is_some() {
+                deadline = secure::time(deadline);
+            }
             tokio::select! {
                 () = cancel.cancelled() => tracing::debug!(%key, "no longer wanted"),
-                done = tokio::time::timeout(deadline, this.take_part(invitation, &cancel)) => {
+                done = tokio::time::timeout(deadline, this.take_part(invitation, heard, &cancel)) => {
                     if done.is_err() {
                         tracing::warn!(%key, "the deadline has passed");
                     }
@@ -212,7 +250,12 @@ impl Participant {
         });
     }
 
-    async fn take_part(&self, invitation: Invitation, cancel: &CancellationToken) {
+    async fn take_part(
+        &self,
+        invitation: Invitation,
+        heard: Option<mpsc::Receiver<Heard>>,
+        cancel: &CancellationToken,
+    ) {
         let key = invitation.key.clone();
         if let Err(declined) = self.judge(&invitation).await {
             tracing::info!(%key, rule = declined.rule, reason = declined.reason, "declined");
@@ -220,27 +263,33 @@ impl Participant {
             self.say("answer", Up::Answer { key: key.clone(), declined: Some(declined) }, &key, note).await;
             return;
         }
+        if let (Some(terms), Some(heard)) = (invitation.secure, heard) {
+            return self.take_part_masked(invitation, terms, heard, cancel).await;
+        }
         if !self.logged(SentEntry::answer(&key, "takes part".to_owned())) {
             return;
         }
         let yes = Up::Answer { key: key.clone(), declined: None };
         // The answer only tells the coordinator to wait; the update itself says yes as well.
-        let (_, fetched) = tokio::join!(self.deps.uplink.send(&yes), self.fetch_all(&invitation));
-        if fetched.is_ok() {
-            tracing::info!(%key, model = %invitation.model.digest, "model received");
-        }
-        let prepared = match fetched {
-            Ok((model, control)) => self.train(invitation, model, control, cancel.clone()).await,
-            Err(reason) => Err(reason),
-        };
+        let (_, prepared) = tokio::join!(self.deps.uplink.send(&yes), self.fetch_and_train(invitation, cancel.clone()));
         match prepared {
-            Ok(prepared) => self.deliver(prepared).await,
-            Err(reason) => {
-                tracing::warn!(%key, reason, "training failed");
-                let message = Up::TrainingFailed { key: key.clone(), reason: reason.clone() };
-                self.say("failure", message, &key, reason).await;
+            Ok(prepared) => {
+                self.deliver(prepared).await;
             }
+            Err(reason) => self.failed(&key, reason).await,
         }
+    }
+
+    async fn failed(&self, key: &RoundKey, reason: String) {
+        tracing::warn!(%key, reason, "training failed");
+        let message = Up::TrainingFailed { key: key.clone(), reason: reason.clone() };
+        self.say("failure", message, key, reason).await;
+    }
+
+    async fn fetch_and_train(&self, invitation: Invitation, cancel: CancellationToken) -> Result<Prepared, String> {
+        let (model, control) = self.fetch_all(&invitation).await?;
+        tracing::info!(key = %invitation.key, model = %invitation.model.digest, "model received");
+        self.train(invitation, model, control, cancel).await
     }
 
     /// The owner's policy; and a node that has lost its state of a job leaves it, rather than fail in each of its rounds.
@@ -283,7 +332,8 @@ impl Participant {
             if cancel.is_cancelled() {
                 return Err("no longer wanted".to_owned());
             }
-            if !prepared.state.is_empty() {
+            // A masked update gets its name when it is masked.
+            if !prepared.state.is_empty() && invitation.secure.is_none() {
                 deps.state.put(&prepared.mark(), &invitation.architecture, &prepared.state)?;
             }
             Ok(prepared)
@@ -343,8 +393,8 @@ impl Participant {
         }
     }
 
-    /// Sends an update until there is a receipt or a refusal.
-    async fn deliver(&self, prepared: Prepared) {
+    /// Sends an update until there is a receipt or a refusal; true = it counts.
+    async fn deliver(&self, prepared: Prepared) -> bool {
         let Prepared { header, payload, .. } = prepared;
         let key = &header.key;
         let entry = SentEntry {
@@ -355,22 +405,22 @@ impl Participant {
             note: sent_note(&header),
         };
         if !self.logged(entry) {
-            return;
+            return false;
         }
         let mut pause = Pause::default();
         loop {
             match self.deps.uplink.upload(&header, payload.clone()).await {
                 Ok(UpdateReply::Accepted) => {
                     tracing::info!(%key, digest = %header.payload.digest.short(), "update accepted");
-                    return;
+                    return true;
                 }
                 Ok(UpdateReply::Refused { reason, detail }) => {
                     tracing::warn!(%key, reason, detail, "update refused");
-                    return;
+                    return false;
                 }
                 Err(UplinkError::Refused(reason)) => {
                     tracing::warn!(%key, reason, "update refused");
-                    return;
+                    return false;
                 }
                 Ok(UpdateReply::Retry { after_ms }) | Err(UplinkError::Busy { after_ms }) => {
                     pause.wait(Some(after_ms)).await;
@@ -386,6 +436,9 @@ impl Participant {
 
 /// What an update says beside its integers.
 fn sent_note(header: &UpdateHeader) -> String {
+    if header.secure.is_some() {
+        return format!("masked, {} values clipped", header.clipped);
+    }
     let mut note = format!("weight {}, steps {}", header.weight, header.steps);
     if let Some(loss) = header.initial_loss {
         let _infallible = write!(note, ", initial loss {loss}");

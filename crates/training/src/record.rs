@@ -7,12 +7,18 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use aivillage_base::fixed::Grid;
+use aivillage_base::wire::secure::MaskedInput;
 use aivillage_base::wire::{BlobRef, Declined, LocalMetrics, Peer, Receipt, RoundKey, UpdateHeader};
 use aivillage_base::{Architecture, NodeName};
 
+use crate::aggregate::Totals;
 use crate::spec::JobSpec;
 use crate::strategy::Contribution;
 use crate::view::{JobStatus, MemberView, Phase, RoundView};
+
+mod secure;
+
+pub use secure::{SecureMember, SecureRecord};
 
 /// Version of the records in this file.
 pub const SCHEMA: u32 = 2;
@@ -157,6 +163,9 @@ pub struct RoundRecord {
     pub closed_ms: Option<u64>,
     /// Time spent up to the last write of this record, in milliseconds: restarts do not reset a deadline.
     pub elapsed_ms: u64,
+    /// What is agreed on in a round of secure aggregation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure: Option<SecureRecord>,
     /// Members, once the attempt has ended; until then each has a record of its own.
     pub members: Vec<MemberRecord>,
 }
@@ -165,8 +174,12 @@ pub struct RoundRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "stage", rename_all = "snake_case")]
 pub enum Stage {
+    /// Participants agree on keys (secure aggregation).
+    Keying,
     /// Waiting for updates.
     Collecting,
+    /// The survivors are fixed; they open what hides their sum (secure aggregation).
+    Unmasking,
     /// The accepted set is fixed; the model is being made.
     Publishing,
     /// Published.
@@ -194,6 +207,9 @@ pub struct MemberRecord {
     /// What it works on, if that is not this attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Base>,
+    /// What it said of its keys (secure aggregation).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure: Option<Box<SecureMember>>,
 }
 
 /// What a member of an asynchronous job works on, where that is older than the attempt it belongs to.
@@ -258,13 +274,16 @@ pub struct Counted {
     pub retain: bool,
     /// The node's measurements.
     pub metrics: LocalMetrics,
+    /// Who vouches for a masked update: of one, weight and measurements are in the sum only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masked: Option<MaskedInput>,
 }
 
 impl MemberRecord {
     /// A member that was just invited.
     #[must_use]
     pub fn invited(peer: Peer) -> Self {
-        Self { peer, state: MemberState::Invited, base: None }
+        Self { peer, state: MemberState::Invited, base: None, secure: None }
     }
 
     /// What it was invited for, in the attempt `key`.
@@ -299,12 +318,14 @@ impl MemberRecord {
             }
             MemberState::Counted(c) => {
                 view.status = "counted";
-                view.weight = Some(c.weight);
-                view.steps = Some(c.steps);
-                view.staleness = Some(c.contribution(round).staleness);
                 view.bytes = Some(c.payload.bytes);
                 view.clipped = Some(c.clipped);
-                view.metrics = Some(c.metrics);
+                if c.masked.is_none() {
+                    view.weight = Some(c.weight);
+                    view.steps = Some(c.steps);
+                    view.staleness = Some(c.contribution(round).staleness);
+                    view.metrics = Some(c.metrics);
+                }
             }
             MemberState::Refused { reason, detail } => {
                 view.status = "refused";
@@ -349,6 +370,7 @@ impl Counted {
             base: None,
             retain: header.retain,
             metrics: header.metrics,
+            masked: header.secure.clone(),
         }
     }
 
@@ -375,7 +397,7 @@ impl RoundRecord {
     #[must_use]
     pub fn is_open(&self) -> bool {
         match self.stage {
-            Stage::Collecting | Stage::Publishing => true,
+            Stage::Keying | Stage::Collecting | Stage::Unmasking | Stage::Publishing => true,
             Stage::Done { .. } | Stage::Abandoned { .. } => false,
         }
     }
@@ -391,7 +413,9 @@ impl RoundRecord {
     #[must_use]
     pub fn view(&self, members: &[MemberRecord], elapsed_ms: u64) -> RoundView {
         let (phase, reason, model) = match &self.stage {
+            Stage::Keying => (Phase::Keying, None, None),
             Stage::Collecting => (Phase::Collecting, None, None),
+            Stage::Unmasking => (Phase::Unmasking, None, None),
             Stage::Publishing => (Phase::Publishing, None, None),
             Stage::Done { model_out, .. } => (Phase::Done, None, Some(*model_out)),
             Stage::Abandoned { reason } => (Phase::Abandoned, Some(reason.clone()), None),
@@ -403,8 +427,10 @@ impl RoundRecord {
             attempt: self.key.attempt,
             phase,
             reason,
-            loss: weighted(&counted, |m| Some(m.loss)),
-            accuracy: weighted(&counted, |m| m.accuracy),
+            loss: self.totals().map_or_else(|| weighted(&counted, |m| Some(m.loss)), |t| Some(t.loss)),
+            accuracy: self.totals().map_or_else(|| weighted(&counted, |m| m.accuracy), |t| t.accuracy),
+            secure: self.secure.is_some(),
+            weight: self.totals().map(|t| t.factors),
             bytes: uploads + self.model_in.bytes * members.iter().filter(|m| m.base.is_none()).count() as u64,
             model,
             opened_ms: Some(self.opened_ms),
@@ -412,6 +438,14 @@ impl RoundRecord {
             elapsed_ms,
             members: members.iter().map(|m| m.view(self.key.round)).collect(),
         }
+    }
+}
+
+impl RoundRecord {
+    /// What a masked round has let out beside its model.
+    #[must_use]
+    fn totals(&self) -> Option<Totals> {
+        self.secure.as_ref().and_then(|secure| secure.totals)
     }
 }
 

@@ -1,6 +1,7 @@
 //! One attempt at a round, as a pure machine: who was invited, who counts, when it closes.
 //!
-//! `collecting -> publishing -> done | abandoned`. It sees digests and counts, never weights. Its persistent part is
+//! `(keying ->) collecting -> (unmasking ->) publishing -> done | abandoned`. It sees digests and counts, never weights. Its
+//! persistent part is
 //! [`RoundRecord`] and one [`MemberRecord`] a member; what it keeps beside them (who is connected, who answered) is
 //! rebuilt from nodes' messages after a restart.
 //!
@@ -8,23 +9,29 @@
 //! next round, where they still work on what they were invited for ([`MemberRecord::base`]); nodes that come meanwhile are
 //! admitted at once. An attempt is given up when less than one update a timeout has come in.
 //!
-//! `judge` says what becomes of an update, `verdict` what becomes of the attempt.
+//! `judge` says what becomes of an update, `verdict` what becomes of the attempt, `secure` has the steps of secure
+//! aggregation.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use aivillage_base::fixed::Grid;
 use aivillage_base::ports::Payload;
 use aivillage_base::time::Now;
 use aivillage_base::wire::{BlobRef, Declined, Peer, RoundKey, UpdateHeader, UpdateReply};
 use aivillage_base::{Digest, NodeName};
+use aivillage_privacy::secagg::ring::Width;
+use aivillage_privacy::secagg::roster::Roster;
 
-use crate::record::{Base, Counted, MemberRecord, MemberState, RoundRecord, Stage, StateSlot};
+use crate::record::{Base, Counted, MemberRecord, MemberState, RoundRecord, SecureRecord, Stage, StateSlot};
 use crate::strategy::Buffer;
 
 mod judge;
+mod secure;
 mod verdict;
 
 pub(crate) use judge::CARRIED_RETRY_MS;
+pub use secure::{Due, RESTARTED};
 
 /// The time an attempt has taken is persisted this often within its timeout.
 const NOTES: u64 = 20;
@@ -52,11 +59,20 @@ pub struct Limits {
     pub buffer: Option<Buffer>,
 }
 
+impl Limits {
+    /// Bytes of an update: packed in this ring, or plain.
+    fn payload_bytes(&self, ring: Option<Width>) -> u64 {
+        ring.map_or(self.parameters as u64 * 4, |width| crate::secure::payload_bytes(self.parameters, width))
+    }
+}
+
 /// What the attempt wants next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Go on waiting.
     Wait,
+    /// A step of keying or unmasking is complete: fix what it brought.
+    Next,
     /// The accepted set is complete: make the model.
     Close,
     /// It cannot succeed.
@@ -82,7 +98,7 @@ struct Member {
 }
 
 /// What an attempt starts from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StartPoint {
     /// The model.
     pub model: BlobRef,
@@ -90,6 +106,8 @@ pub struct StartPoint {
     pub state: Vec<StateSlot>,
     /// Grid of each tensor of the model, in layout order.
     pub grids: Vec<Grid>,
+    /// Terms and context of secure aggregation, where the job asks for it.
+    pub secure: Option<SecureRecord>,
 }
 
 /// One attempt.
@@ -102,6 +120,10 @@ pub struct Round {
     base_ms: u64,
     /// Counts changes of what members may fetch.
     offers: u64,
+    /// Elapsed time when the open step of keying or unmasking began.
+    step_ms: u64,
+    /// The keys that were fixed, under secure aggregation.
+    roster: Option<Arc<Roster>>,
 }
 
 impl Round {
@@ -110,13 +132,14 @@ impl Round {
     pub fn open(now: Now, key: RoundKey, start: StartPoint, cohort: &[Peer], limits: Limits) -> Self {
         let record = RoundRecord {
             key,
-            stage: Stage::Collecting,
+            stage: if start.secure.is_some() { Stage::Keying } else { Stage::Collecting },
             model_in: start.model,
             state_in: start.state,
             grids: start.grids,
             opened_ms: now.wall_ms,
             closed_ms: None,
             elapsed_ms: 0,
+            secure: start.secure,
             members: Vec::new(),
         };
         let members = cohort.iter().map(|peer| MemberRecord::invited(peer.clone())).collect();
@@ -131,14 +154,15 @@ impl Round {
     #[must_use]
     pub fn restore(now: Now, record: RoundRecord, members: Vec<MemberRecord>, limits: Limits) -> Self {
         let since_ms = record.elapsed_ms;
-        let members = members
+        let members: BTreeMap<NodeName, Member> = members
             .into_iter()
             .map(|record| {
                 let member = Member::new(record, since_ms, limits.timeout_ms);
                 (member.record.peer.name.clone(), member)
             })
             .collect();
-        Self { record, members, limits, base_ms: now.monotonic_ms, offers: 0 }
+        let roster = Self::fixed_roster(&record, &members);
+        Self { record, members, limits, base_ms: now.monotonic_ms, offers: 0, step_ms: since_ms, roster }
     }
 
     /// The record, with the time spent so far.
@@ -152,7 +176,7 @@ impl Round {
     pub fn note_time(&mut self, now: Now) -> Option<RoundRecord> {
         let elapsed = self.elapsed(now);
         let due = self.record.elapsed_ms + (self.limits.timeout_ms / NOTES).max(NOTE_MS_MIN);
-        (self.collecting() && elapsed >= due).then(|| {
+        (self.waits() && elapsed >= due).then(|| {
             self.record.elapsed_ms = elapsed;
             self.base_ms = now.monotonic_ms;
             self.record.clone()
@@ -277,12 +301,21 @@ impl Round {
         self.record.stage == Stage::Collecting
     }
 
-    /// A member is here (again); true = invite it now.
+    /// Does it wait for members?
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        match self.record.stage {
+            Stage::Keying | Stage::Collecting | Stage::Unmasking => true,
+            Stage::Publishing | Stage::Done { .. } | Stage::Abandoned { .. } => false,
+        }
+    }
+
+    /// A member is here (again); true = tell it now what is [`due`](Self::due).
     pub fn joined(&mut self, now: Now, peer: &Peer) -> bool {
         let elapsed = self.elapsed(now);
-        let collecting = self.collecting();
+        let waits = self.due(&peer.name).is_some();
         match self.members.get_mut(&peer.name) {
-            Some(m) if m.record.peer == *peer && collecting && m.record.state == MemberState::Invited => {
+            Some(m) if m.record.peer == *peer && waits => {
                 m.connected = true;
                 m.answered = false;
                 m.since_ms = elapsed;
@@ -359,9 +392,9 @@ impl Round {
         Some(member.record.clone())
     }
 
-    /// The member, if the attempt collects and nothing final is known of it.
+    /// The member, if the attempt waits for its answer and nothing final is known of it.
     fn open_member(&mut self, peer: &Peer) -> Option<&mut Member> {
-        if !self.collecting() {
+        if !matches!(self.record.stage, Stage::Keying | Stage::Collecting) {
             return None;
         }
         let member = self.members.get_mut(&peer.name)?;

@@ -7,18 +7,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use aivillage_base::arch::Norm;
+use aivillage_base::wire::secure::Withstands;
 use aivillage_base::wire::{BlobRef, DataRequirements, LocalTraining};
 use aivillage_base::{Architecture, ErrorKind, JobId, LayerSpec, ModelId, Recipe, suggest};
 
 use crate::config::TrainingConfig;
 use crate::error::Fault;
+use crate::secure;
 use crate::strategy::Strategy;
 
 mod choice;
+mod privacy;
 mod shape;
 mod start;
 
-/// Known privacy techniques; none of them is built in this version.
+/// Known privacy techniques; `secure_aggregation` is built.
 pub const TECHNIQUES: [&str; 5] = [
     "secure_aggregation",
     "differential_privacy",
@@ -132,6 +135,12 @@ pub struct JobSpec {
     /// Are updates kept after their round, where their node allows it?
     #[serde(default)]
     pub retain_updates: bool,
+    /// Secure aggregation, with what it has to withstand; None = the coordinator sees each update.
+    #[serde(default)]
+    pub secure: Option<Withstands>,
+    /// Largest L2 norm of an update, kept by every honest node on the integers it sends; None = no bound but the grid's.
+    #[serde(default)]
+    pub clip: Option<f64>,
     /// How nodes train.
     pub training: LocalTraining,
     /// Largest weight of one update.
@@ -147,6 +156,12 @@ impl JobSpec {
     #[must_use]
     pub fn personal(&self, architecture: &Architecture) -> Vec<String> {
         personal(&self.personal_tensors, architecture)
+    }
+
+    /// Names of the privacy techniques that it uses.
+    #[must_use]
+    pub fn privacy_techniques(&self) -> Vec<String> {
+        self.secure.iter().map(|_| secure::TECHNIQUE.to_owned()).collect()
     }
 
     /// Name of the recipe, for policies and statuses.
@@ -210,7 +225,8 @@ pub fn resolve(
     }
     let total_rounds = request.total_rounds.unwrap_or(config.default_rounds);
     faults.range("/total_rounds", u64::from(total_rounds), 1, 100_000);
-    let chosen = choice::resolve(request.strategy.as_ref(), config, &mut faults);
+    let wished = privacy::wished(request, config, &mut faults);
+    let chosen = choice::resolve(request.strategy.as_ref(), config, wished.is_some(), &mut faults);
     let min = choice::min_participants(&chosen.strategy, request.min_participants, config, &mut faults);
     faults.range("/min_participants", u64::from(min), 1, 100_000);
     let max = request.max_participants.unwrap_or(config.max_participants.max(min));
@@ -225,8 +241,11 @@ pub fn resolve(
     training.proximal_mu = chosen.strategy.rule().local().proximal_mu;
     choice::check(&chosen.strategy, (min, max), &training, &mut faults);
     shape::check_sums(max, hyper.max_examples, &mut faults);
-    check_privacy(request, config, &mut faults);
+    let clip = wished.as_ref().and_then(|wished| wished.clip(request, config));
+    let secure = wished.map(|wished| wished.withstands);
     let spec = JobSpec {
+        secure,
+        clip,
         job_id,
         job_name: name.to_owned(),
         start: start.unwrap_or(Start::Recipe(Recipe::LogisticRegression)),
@@ -246,6 +265,7 @@ pub fn resolve(
         seed,
     };
     shape::check(&spec, &mut faults);
+    privacy::check(&spec, &mut faults);
     faults.finish(spec)
 }
 
@@ -291,47 +311,6 @@ fn check_job_type(job_type: &str, faults: &mut Faults) {
             );
         }
         other => faults.invalid("/job_type", &suggest::unknown("job type", other, &JOB_TYPES)),
-    }
-}
-
-fn check_privacy(request: &JobRequest, config: &TrainingConfig, faults: &mut Faults) {
-    match &request.privacy_techniques {
-        None if config.enable_secure_aggregation => faults.privacy(
-            "/privacy_techniques",
-            "the configuration promises `training.privacy.enable_secure_aggregation`, which this version does not build \
-             yet: send `\"privacy_techniques\": []` to train without (the coordinator then sees each node's update), \
-             or set that key to false",
-        ),
-        None => {}
-        Some(list) => {
-            for (i, technique) in list.iter().enumerate() {
-                check_technique(&format!("/privacy_techniques/{i}"), technique, faults);
-            }
-        }
-    }
-    for key in request.privacy.keys() {
-        faults.privacy(
-            &format!("/privacy/{key}"),
-            "no privacy technique of this version takes parameters: leave `privacy` out",
-        );
-    }
-}
-
-fn check_technique(pointer: &str, technique: &str, faults: &mut Faults) {
-    match technique {
-        "homomorphic_encryption" => faults.privacy(
-            pointer,
-            "homomorphic_encryption is not offered: secure aggregation protects single updates as well, at a fraction \
-             of the cost",
-        ),
-        known if TECHNIQUES.contains(&known) => faults.privacy(
-            pointer,
-            &format!(
-                "`{known}` is known, but this version does not build it yet: send `\"privacy_techniques\": []` to train \
-                 without (the coordinator then sees each node's update)"
-            ),
-        ),
-        other => faults.invalid(pointer, &suggest::unknown("privacy technique", other, &TECHNIQUES)),
     }
 }
 

@@ -16,6 +16,8 @@ pub(crate) fn job_view(snapshot: Snapshot, rounds: &[RoundRecord]) -> JobView {
     };
     if current.is_none() && record.life == Life::Running && record.rounds_done < record.spec.total_rounds {
         current = Some(RoundView {
+            secure: record.spec.secure.is_some(),
+            weight: None,
             round: record.rounds_done + 1,
             attempt: record.attempts + 1,
             phase: Phase::Recruiting,

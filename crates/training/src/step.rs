@@ -2,13 +2,17 @@
 //!
 //! Data only; [`crate::job`] decides, [`crate::store`] persists, the shell acts.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use aivillage_base::fixed::Grid;
 use aivillage_base::ports::Payload;
+use aivillage_base::wire::secure::{Advert, Hex, Opening, SecureTerms, SecureUp};
 use aivillage_base::wire::{BlobRef, Declined, Down, LocalTraining, Peer, RoundKey, UpdateHeader, UpdateReply};
 use aivillage_base::{Architecture, Digest, NodeName};
 
+use crate::aggregate::Totals;
 use crate::handle::FinishedModel;
 use crate::record::{Counted, JobRecord, MemberRecord, RoundRecord, StateSlot};
 use crate::recruit::Candidate;
@@ -32,6 +36,8 @@ pub enum Input {
     Failed(Peer, RoundKey, String),
     /// An update whose bytes match its header.
     Update(Peer, UpdateHeader, Payload),
+    /// A node says something of secure aggregation.
+    Secure(Peer, RoundKey, Box<SecureUp>),
     /// The round's model is made and durable, or not.
     Computed(RoundKey, Result<Made, ComputeError>),
     /// The finished model is in the catalogue under this id, or not.
@@ -45,12 +51,14 @@ pub enum Input {
 }
 
 /// What a round makes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Made {
     /// The next model.
     pub model: BlobRef,
     /// The next server state.
     pub state: Vec<StateSlot>,
+    /// What was learnt beside it, of a masked round.
+    pub totals: Option<Totals>,
 }
 
 /// Why a round's model could not be made.
@@ -76,8 +84,10 @@ pub enum ComputeError {
 pub enum Change {
     /// The job's record.
     Job(Box<JobRecord>),
-    /// An attempt's record.
+    /// An attempt's record after a step of it.
     Round(Box<RoundRecord>),
+    /// An attempt's record, of which only the time spent has changed.
+    Noted(Box<RoundRecord>),
     /// A member's record while the attempt is under way.
     Member(RoundKey, MemberRecord),
     /// A small update.
@@ -107,6 +117,23 @@ pub enum Effect {
     Event(EventKind),
 }
 
+/// Everything that opens the sum of the survivors' masked updates.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Opened {
+    /// The terms.
+    pub terms: SecureTerms,
+    /// The context.
+    pub ctx: Hex<32>,
+    /// The roster.
+    pub adverts: Vec<Advert>,
+    /// Who sent shares, in name order.
+    pub sharers: Vec<NodeName>,
+    /// Commitments of the survivors to the seeds of their own masks.
+    pub commitments: BTreeMap<NodeName, Hex<32>>,
+    /// What the survivors opened.
+    pub openings: BTreeMap<NodeName, Opening>,
+}
+
 /// Everything that makes a round's model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ComputePlan {
@@ -128,6 +155,8 @@ pub struct ComputePlan {
     pub personal: Vec<String>,
     /// Number of nodes invited.
     pub invited: u32,
+    /// What opens the sum of masked updates; None = the updates are plain.
+    pub opened: Option<Opened>,
     /// The accepted set, in name order.
     pub accepted: Vec<(NodeName, Counted)>,
 }
@@ -160,6 +189,7 @@ impl ComputePlan {
             strategy: job.spec.strategy.clone(),
             training: job.spec.training.clone(),
             invited: u32::try_from(invited).unwrap_or(u32::MAX),
+            opened: None,
             accepted,
         })
     }

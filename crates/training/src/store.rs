@@ -46,7 +46,7 @@ pub fn batch(changes: Vec<Change>, fence: Option<Fence>) -> Batch {
     for change in changes {
         match change {
             Change::Job(record) => batch.put(JOBS, record.spec.job_id.as_str(), &*record),
-            Change::Round(record) => batch.put(ROUNDS, round_key(&record.key), &*record),
+            Change::Round(record) | Change::Noted(record) => batch.put(ROUNDS, round_key(&record.key), &*record),
             Change::Member(key, record) => batch.put(MEMBERS, member_key(&key, &record.peer.name), &record),
             Change::Payload(key, node, bytes) => batch.writes.push(Write {
                 table: PAYLOADS,
@@ -78,13 +78,25 @@ fn name(changes: &[Change]) -> &'static str {
             Stage::Done { .. } => (4, "round_published"),
             Stage::Abandoned { .. } => (4, "round_abandoned"),
             Stage::Publishing => (3, "round_closed"),
-            Stage::Collecting if record.elapsed_ms == 0 => (2, "round_opened"),
-            Stage::Collecting => (0, "time_noted"),
+            Stage::Keying | Stage::Collecting | Stage::Unmasking => (2, step_name(record)),
         },
+        Change::Noted(_) => (0, "time_noted"),
         Change::Member(..) | Change::Payload(..) => (1, "update_stored"),
         Change::Job(_) | Change::Forget(..) | Change::Fold(..) => (0, "job_changed"),
     };
     changes.iter().map(rank).max().map_or("nothing", |(_, name)| name)
+}
+
+/// What the step is called that brought an attempt to where it waits.
+fn step_name(record: &RoundRecord) -> &'static str {
+    let Some(secure) = &record.secure else { return "round_opened" };
+    match record.stage {
+        Stage::Keying if secure.roster.is_empty() => "round_opened",
+        Stage::Keying => "roster_fixed",
+        Stage::Collecting => "sharers_fixed",
+        _ if secure.agreed.is_empty() => "survivors_fixed",
+        _ => "agreements_fixed",
+    }
 }
 
 /// The batch that accepts a new job; conflicts if its id is taken.

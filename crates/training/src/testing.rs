@@ -57,12 +57,12 @@ pub(crate) fn blob(text: &str) -> BlobRef {
 
 /// Where an attempt of the linear model starts.
 pub(crate) fn start() -> StartPoint {
-    StartPoint { model: blob("model"), state: Vec::new(), grids: vec![Grid::default(); 2] }
+    StartPoint { model: blob("model"), state: Vec::new(), grids: vec![Grid::default(); 2], secure: None }
 }
 
 /// What a round makes, by name.
 pub(crate) fn made(text: &str) -> Made {
-    Made { model: blob(text), state: Vec::new() }
+    Made { model: blob(text), state: Vec::new(), totals: None }
 }
 
 /// An update of four integers with its bytes.
@@ -94,6 +94,8 @@ pub(crate) fn spec(min: u32, max: u32, rounds: u32) -> JobSpec {
         strategy: crate::strategy::Strategy::FedAvg(crate::strategy::fedavg::FedAvg {}),
         personal_tensors: Vec::new(),
         retain_updates: false,
+        secure: None,
+        clip: None,
         training: LocalTraining {
             epochs: 1,
             batch_size: 8,
@@ -130,7 +132,7 @@ impl Store {
         for change in changes {
             match change {
                 Change::Job(record) => self.saved.record = *record,
-                Change::Round(record) => {
+                Change::Round(record) | Change::Noted(record) => {
                     self.saved.attempts.retain(|r| r.key != record.key);
                     self.saved.attempts.push(*record);
                     self.saved.attempts.sort_by(|a, b| a.key.cmp(&b.key));

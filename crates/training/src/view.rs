@@ -48,8 +48,12 @@ impl JobStatus {
 pub enum Phase {
     /// Waiting for enough eligible nodes.
     Recruiting,
+    /// Participants agree on keys (secure aggregation).
+    Keying,
     /// Waiting for updates.
     Collecting,
+    /// The survivors open what hides their sum (secure aggregation).
+    Unmasking,
     /// Computing and storing the new model.
     Publishing,
     /// Published.
@@ -64,7 +68,9 @@ impl Phase {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Recruiting => "recruiting",
+            Self::Keying => "keying",
             Self::Collecting => "collecting",
+            Self::Unmasking => "unmasking",
             Self::Publishing => "publishing",
             Self::Done => "done",
             Self::Abandoned => "abandoned",
@@ -114,6 +120,10 @@ pub struct RoundView {
     pub accuracy: Option<f64>,
     /// Bytes of updates received and of models to be fetched.
     pub bytes: u64,
+    /// True under secure aggregation: of single updates nothing is known but their size and their count of clipped values.
+    pub secure: bool,
+    /// Sum of the updates' weights, where the weights themselves are not known.
+    pub weight: Option<u64>,
     /// The model that came out.
     pub model: Option<BlobRef>,
     /// Wall clock at opening and at the end, in Unix milliseconds.

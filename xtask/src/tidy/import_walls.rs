@@ -27,7 +27,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("engine", &["base", "training", "inference"]),
     ("storage", &["base", "privacy", "fog", "training", "inference"]),
     ("gateway", &["base", "privacy", "fog", "training", "inference"]),
-    ("sim", &["base", "fog", "training", "inference", "storage"]),
+    ("sim", &["privacy", "base", "fog", "training", "inference", "storage"]),
     ("xtask", &[]),
 ];
 

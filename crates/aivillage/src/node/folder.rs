@@ -5,6 +5,7 @@
 //! DIR/enrolment.json  gateway, its CA, certificate       DIR/sent.log        one JSON line a thing sent
 //! DIR/cache/          models by their digest           DIR/lock         held (flock) by the process that runs it
 //! DIR/state/          what it keeps of running jobs    DIR/models/      personal models ([`super::FolderState`])
+//! DIR/pins.json       keys of other participants       DIR/contexts     rounds of secure aggregation ([`super::keys`])
 //! ```
 
 use std::fs::{File, OpenOptions};

@@ -45,7 +45,9 @@ fn down() -> impl Strategy<Value = Down> {
                 personal: Vec::new(),
                 receipt: None,
                 retain_updates: false,
+                clip: None,
                 privacy_techniques: Vec::new(),
+                secure: None,
                 total_rounds: 9,
                 deadline_ms: seed,
             }))

@@ -158,7 +158,9 @@ fn invitation(data: DataRequirements) -> Invitation {
         personal: Vec::new(),
         receipt: None,
         retain_updates: false,
+        clip: None,
         privacy_techniques: Vec::new(),
+        secure: None,
         total_rounds: 1,
         deadline_ms: 1000,
     }

@@ -248,6 +248,7 @@ impl Node {
                 Down::JobEnded { .. } => return,
                 Down::Welcome { .. }
                 | Down::Heartbeat
+                | Down::Secure { .. }
                 | Down::RoundClosed { .. }
                 | Down::ModelReady { .. }
                 | Down::Predict(_)

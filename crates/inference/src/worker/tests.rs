@@ -137,7 +137,9 @@ fn answer(up: Up) -> Result<f32, (String, bool)> {
     match up {
         Up::Prediction { outcome: PredictOutcome::Done { outputs, .. }, .. } => Ok(outputs[0][0]),
         Up::Prediction { outcome: PredictOutcome::Failed { reason, permanent }, .. } => Err((reason, permanent)),
-        Up::Report(_) | Up::Answer { .. } | Up::TrainingFailed { .. } | Up::Leave => unreachable!("only predictions"),
+        Up::Report(_) | Up::Answer { .. } | Up::TrainingFailed { .. } | Up::Secure { .. } | Up::Leave => {
+            unreachable!("only predictions")
+        }
     }
 }
 

@@ -106,6 +106,7 @@ impl Inner {
                         backoff.reset();
                     }
                     Down::Invite(_)
+                    | Down::Secure { .. }
                     | Down::RoundClosed { .. }
                     | Down::JobEnded { .. }
                     | Down::ModelReady { .. }

@@ -171,7 +171,7 @@ impl SumsAsTheyCome {
         let step = plan.grids[0].step() as f32;
         let values: Vec<f32> = start.iter().zip(change).map(|(w, c)| w + c * step).collect();
         let model = put_blob(blobs, bundle::write(&architecture, &values).ok()?.into()).await.ok()?;
-        Some(Made { model, state: Vec::new() })
+        Some(Made { model, state: Vec::new(), totals: None })
     }
 }
 

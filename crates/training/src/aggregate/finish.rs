@@ -8,7 +8,7 @@ use super::layout::Layout;
 use super::parallel::{Threads, each, piece};
 use super::ranks::Ranks;
 use super::sum::{BLOCK, Weighted};
-use super::{Rows, Wave, Work, WorkError};
+use super::{Rows, Sums, Wave, Work, WorkError};
 
 /// A model under way.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(super) struct Making {
 enum How {
     Sum(Weighted),
     Ranks(Ranks),
+    /// The sum is there already.
+    Given,
 }
 
 impl Making {
@@ -65,6 +67,14 @@ impl Making {
         Ok(Self { how, divisor, centre, planes: work.strategy.rule().planes(), next: 0, width })
     }
 
+    /// Divides sums that somebody else made.
+    pub(super) fn of_sums(sums: &dyn Sums, width: usize, work: &Work<'_>) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 examples")]
+        let divisor = sums.factors() as f64;
+        let planes = work.strategy.rule().planes();
+        Self { how: How::Given, divisor, centre: None, planes, next: 0, width }
+    }
+
     /// Positions that are read next; None when the model is complete.
     pub(super) fn wanted(&self, layout: &Layout) -> Option<Vec<Range<usize>>> {
         let coordinates = self.coordinates(layout)?;
@@ -95,12 +105,50 @@ impl Making {
             sums.push(match &self.how {
                 How::Sum(weighted) => weighted.sum(rows, (start, positions.len()), &bounds, threads)?.sum,
                 How::Ranks(ranks) => ranks.sum(rows, (start, positions.len()), &bounds, threads)?,
+                How::Given => given(work, (start, positions.len()), &bounds, threads)?,
             });
         }
         self.next = coordinates.end;
         let finish = Finish { work, facts, layout, first: positions.start, sums: &sums, making: self };
         finish.wave(coordinates, threads).map(Some)
     }
+}
+
+/// The sums over `len` positions from `start`, each within what its grid's bound allows.
+fn given(
+    work: &Work<'_>,
+    (start, len): (usize, usize),
+    bounds: &[(usize, i32)],
+    threads: Threads,
+) -> Result<Vec<i64>, WorkError> {
+    let Some(sums) = work.sums else { return Err(WorkError::Unusable("there is no sum".to_owned())) };
+    let mut out = vec![0; len];
+    let threads = threads.for_values(len.saturating_mul(sums.count() as usize));
+    let width = piece(len, threads, BLOCK.min(len.max(1)));
+    let pieces: Vec<_> = out.chunks_mut(width).enumerate().map(|(i, sums)| (i * width, sums)).collect();
+    each(
+        threads,
+        pieces,
+        || (),
+        |(), (from, out)| {
+            for (i, block) in out.chunks_mut(BLOCK).enumerate() {
+                sums.read(start + from + i * BLOCK, block)?;
+            }
+            Ok(())
+        },
+    )?;
+    let mut at = 0;
+    for (run, bound) in bounds {
+        let most = u128::from(sums.factors()) * u128::from(bound.unsigned_abs());
+        if let Some(sum) = out[at..at + run].iter().find(|sum| u128::from(sum.unsigned_abs()) > most) {
+            return Err(WorkError::Unusable(format!(
+                "the opened sum has a value of {sum}, and honest nodes cannot pass ±{most}: a node sent values beyond the \
+                 round's bound"
+            )));
+        }
+        at += run;
+    }
+    Ok(out)
 }
 
 impl How {

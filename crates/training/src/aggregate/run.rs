@@ -8,14 +8,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aivillage_base::arch::holds_variances;
 use aivillage_base::ports::{BlobReader, BlobWriter, Blobs, Records, StoreError};
 use aivillage_base::wire::BlobRef;
-use aivillage_base::{Digest, NodeName, bundle};
+use aivillage_base::{Digest, NodeName, Task, bundle};
+use aivillage_privacy::secagg::coordinator;
+use aivillage_privacy::secagg::mask::{MaskKey, Sign};
+use aivillage_privacy::secagg::ring::Width;
+use aivillage_privacy::secagg::roster::Roster;
+use aivillage_privacy::secagg::signed::Context;
 use bytes::Bytes;
 
 use super::layout::Layout;
+use super::masked::{Masked, PackedRows};
 use super::parallel::{Threads, each};
-use super::{Floats, RowError, Rows, Tensor, WAVE, Work, WorkError, simd};
+use super::{Floats, RowError, Rows, Tensor, WAVE, Wave, Work, WorkError, simd};
 use crate::record::StateSlot;
-use crate::step::{ComputeError, ComputePlan, Made};
+use crate::secure;
+use crate::step::{ComputeError, ComputePlan, Made, Opened};
 use crate::store;
 use crate::strategy::Contribution;
 
@@ -71,35 +78,51 @@ pub async fn run_with(
     let size = (header.len() + layout.parameters * 4) as u64;
     let open = |blob: &BlobRef| Vector::open(blobs, blob, (header.len() as u64, size), options);
     let model = open(&plan.model_in)?;
-    let rule = plan.strategy.rule();
-    let slots = rule.slots();
+    let (slots, planes) = (plan.strategy.rule().slots(), plan.strategy.rule().planes());
     let state = slots.iter().map(|slot| state_in(plan, slot)?.map(|s| open(&s.blob)).transpose());
     let state: Vec<Option<Vector>> = state.collect::<Result<_, ComputeError>>()?;
-    let contributions: Vec<Contribution> = plan.accepted.iter().map(|(_, c)| c.contribution(plan.key.round)).collect();
+    let contributions: Vec<Contribution> = match plan.opened {
+        Some(_) => Vec::new(),
+        None => plan.accepted.iter().map(|(_, c)| c.contribution(plan.key.round)).collect(),
+    };
     let work = Work {
         strategy: &plan.strategy,
         round: plan.key.round,
         training: &plan.training,
         population: plan.invited,
         contributions: &contributions,
+        sums: None,
         tensors: &tensors,
         model: &model,
         state: state.iter().map(|s| s.as_ref().map(|s| s as &dyn Floats)).collect(),
         threads: options.threads,
     };
-    let mut updates = Updates::new(plan, blobs, layout.shared * rule.planes())?;
+    let values = layout.shared * planes;
+    let ring = plan.opened.as_ref().map(|opened| ring(opened)).transpose()?;
+    let bytes = ring.map_or(values as u64 * 4, |width| secure::payload_bytes(values, width));
+    let mut updates = Updates::new(plan, blobs, values, bytes)?;
     updates.verify(options)?;
     let blame = |e: WorkError| blame(plan, e);
-    let mut aggregation = work.begin_in_waves(wave(plan, rule.planes(), options)).map_err(blame)?;
     let mut out = Vec::with_capacity(1 + slots.len());
     for _ in 0..=slots.len() {
         out.push(Out::begin(blobs, &header, size).await?);
     }
-    while let Some(wanted) = aggregation.wanted() {
-        updates.load(records, &wanted, options.inline_bytes_max).await?;
-        let Some(wave) = aggregation.advance(&updates).map_err(blame)? else { continue };
-        for (out, bytes) in out.iter_mut().zip(std::iter::once(wave.model).chain(wave.state)) {
-            out.write(bytes).await?;
+    let mut totals = None;
+    if let (Some(opened), Some(width)) = (&plan.opened, ring) {
+        updates.load_whole(records).await?;
+        let masks = unmasking(plan, opened)?;
+        let terms = (opened.terms.weight_max, plan.architecture.task != Task::Regression);
+        let masked = Masked::open(&updates, (plan.accepted.len(), values), masks, width, terms).map_err(blame)?;
+        totals = Some(masked.totals());
+        let mut aggregation = Work { sums: Some(&masked), ..work }.begin().map_err(blame)?;
+        while aggregation.wanted().is_some() {
+            write_wave(&mut out, aggregation.advance(&updates).map_err(blame)?).await?;
+        }
+    } else {
+        let mut aggregation = work.begin_in_waves(wave(plan, planes, options)).map_err(blame)?;
+        while let Some(wanted) = aggregation.wanted() {
+            updates.load(records, &wanted, options.inline_bytes_max).await?;
+            write_wave(&mut out, aggregation.advance(&updates).map_err(blame)?).await?;
         }
     }
     let mut made = Vec::with_capacity(out.len());
@@ -108,7 +131,35 @@ pub async fn run_with(
     }
     let model = made.remove(0);
     let state = slots.iter().zip(made).map(|(name, blob)| StateSlot { name: (*name).to_owned(), blob });
-    Ok(Made { model, state: state.collect() })
+    Ok(Made { model, state: state.collect(), totals })
+}
+
+async fn write_wave(out: &mut [Out], wave: Option<Wave>) -> Result<(), ComputeError> {
+    let Some(wave) = wave else { return Ok(()) };
+    for (out, bytes) in out.iter_mut().zip(std::iter::once(wave.model).chain(wave.state)) {
+        out.write(bytes).await?;
+    }
+    Ok(())
+}
+
+fn ring(opened: &Opened) -> Result<Width, ComputeError> {
+    let width = secure::width(&opened.terms);
+    width.ok_or_else(|| ComputeError::Unusable(format!("there is no ring of {} bits", opened.terms.bits)))
+}
+
+/// The masks that the survivors' sum still has.
+fn unmasking(plan: &ComputePlan, opened: &Opened) -> Result<Vec<(MaskKey, Sign)>, ComputeError> {
+    let unusable = |why: String| ComputeError::Unusable(format!("the sum cannot be opened: {why}"));
+    let roster = Roster::new(Context(opened.ctx.0), &opened.terms, opened.adverts.clone());
+    let roster = roster.map_err(|alarm| unusable(alarm.to_string()))?;
+    let survivors: Vec<NodeName> = plan.accepted.iter().map(|(name, _)| name.clone()).collect();
+    let commitments = opened.commitments.iter().map(|(name, hash)| (name.clone(), hash.0)).collect();
+    let found = coordinator::unmask(&roster, &opened.sharers, &survivors, &commitments, &opened.openings);
+    let found = found.map_err(|e| unusable(e.to_string()))?;
+    for (holder, of) in &found.wrong {
+        tracing::warn!(key = %plan.key, %holder, %of, "a share was wrong; the secret was rebuilt without it");
+    }
+    Ok(found.masks)
 }
 
 fn tensors(plan: &ComputePlan) -> Result<Vec<Tensor>, ComputeError> {
@@ -216,6 +267,8 @@ struct Updates<'a> {
     blobs: &'a dyn Blobs,
     /// Values an update has.
     values: usize,
+    /// Bytes it has.
+    bytes: u64,
     /// Values of small updates at these positions, side by side.
     loaded: Vec<Range<usize>>,
     inline: Vec<Option<Bytes>>,
@@ -230,16 +283,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<'a> Updates<'a> {
-    fn new(plan: &'a ComputePlan, blobs: &'a dyn Blobs, values: usize) -> Result<Self, ComputeError> {
+    fn new(plan: &'a ComputePlan, blobs: &'a dyn Blobs, values: usize, bytes: u64) -> Result<Self, ComputeError> {
         for (row, (node, counted)) in plan.accepted.iter().enumerate() {
-            if counted.payload.bytes != values as u64 * 4 {
-                let bytes = counted.payload.bytes;
-                let detail = format!("the update of {node} has {bytes} bytes, and {} are needed", values * 4);
+            if counted.payload.bytes != bytes {
+                let found = counted.payload.bytes;
+                let detail = format!("the update of {node} has {found} bytes, and {bytes} are needed");
                 return Err(bad(plan, row, "damaged", detail));
             }
         }
         let files = plan.accepted.iter().map(|_| Mutex::default()).collect();
-        Ok(Self { plan, blobs, values, loaded: Vec::new(), inline: Vec::new(), files, open: Mutex::default() })
+        Ok(Self { plan, blobs, values, bytes, loaded: Vec::new(), inline: Vec::new(), files, open: Mutex::default() })
     }
 
     /// Hashes what this process has not hashed itself, different updates on different cores.
@@ -298,14 +351,34 @@ impl<'a> Updates<'a> {
         wanted: &[Range<usize>],
         inline_bytes_max: usize,
     ) -> Result<(), ComputeError> {
-        let places: BTreeMap<&NodeName, usize> =
-            self.plan.accepted.iter().enumerate().filter(|(_, (_, c))| c.inline).map(|(i, (n, _))| (n, i)).collect();
+        let places = self.small();
         let is_loaded = |range: &Range<usize>| self.loaded.iter().any(|l| l.start <= range.start && range.end <= l.end);
         if places.is_empty() || wanted.iter().all(is_loaded) {
             return Ok(());
         }
-        let whole = places.len() * self.values * 4 <= inline_bytes_max;
+        let whole = places.len() as u64 * self.bytes <= inline_bytes_max as u64;
         self.loaded = if whole { vec![0..self.values; 1] } else { wanted.to_vec() };
+        self.gather(records, places, whole).await
+    }
+
+    /// Brings all bytes of small updates into memory, verified: at most 16 KiB each.
+    async fn load_whole(&mut self, records: &dyn Records) -> Result<(), ComputeError> {
+        let places = self.small();
+        self.gather(records, places, true).await
+    }
+
+    /// The small updates.
+    fn small(&self) -> BTreeMap<&'a NodeName, usize> {
+        let small = self.plan.accepted.iter().enumerate().filter(|(_, (_, c))| c.inline);
+        small.map(|(row, (name, _))| (name, row)).collect()
+    }
+
+    async fn gather(
+        &mut self,
+        records: &dyn Records,
+        places: BTreeMap<&NodeName, usize>,
+        whole: bool,
+    ) -> Result<(), ComputeError> {
         self.inline = vec![None; self.plan.accepted.len()];
         let mut last: Option<NodeName> = None;
         loop {
@@ -370,6 +443,24 @@ impl Rows for Updates<'_> {
 
     fn digest(&self, row: usize) -> Digest {
         self.plan.accepted[row].1.payload.digest
+    }
+}
+
+impl PackedRows for Updates<'_> {
+    fn read_packed(&self, row: usize, offset: u64, out: &mut [u8]) -> Result<(), WorkError> {
+        let (node, counted) = &self.plan.accepted[row];
+        if !counted.inline {
+            let read = self.reader(row).and_then(|reader| reader.read_at(offset, out).map_err(unreadable));
+            return read.map_err(|e| match e {
+                RowError::Damaged(detail) => WorkError::Update { row, reason: "damaged", detail },
+                RowError::Store(detail) => WorkError::Read(detail),
+            });
+        }
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let found = self.inline[row].as_ref().and_then(|bytes| bytes.get(start..start.saturating_add(out.len())));
+        let found = found.ok_or_else(|| WorkError::Read(format!("bytes of {node} were not loaded")))?;
+        out.copy_from_slice(found);
+        Ok(())
     }
 }
 

@@ -61,6 +61,7 @@ impl Closed {
         }
         let grids = vec![Grid::default(); architecture.layout().unwrap().len()];
         let plan = ComputePlan {
+            opened: None,
             key: key(1, 1),
             architecture,
             model_in,

@@ -7,13 +7,36 @@ use super::*;
 impl Job {
     /// Closes or abandons the attempt if its time has come.
     pub(super) fn advance(&mut self, now: Now, step: &mut Step) {
-        let Some(round) = self.round.as_mut().filter(|r| *r.stage() == Stage::Collecting) else {
-            return;
-        };
-        match round.verdict(now) {
+        while let Some(round) = self.round.as_mut().filter(|r| r.waits()) {
+            match round.verdict(now) {
+                Verdict::Wait => return,
+                verdict => self.act(now, verdict, step),
+            }
+        }
+    }
+
+    /// Does what the attempt wants next.
+    fn act(&mut self, now: Now, verdict: Verdict, step: &mut Step) {
+        let Some(round) = &mut self.round else { return };
+        match verdict {
             Verdict::Wait => {}
+            Verdict::Next => match round.next(now) {
+                Ok(left_out) => {
+                    let publishing = *round.stage() == Stage::Publishing;
+                    step.changes.push(Change::Round(Box::new(round.record(now))));
+                    for member in left_out {
+                        self.member_changed(Some(member), step);
+                    }
+                    match publishing {
+                        true => step.effects.extend(self.compute(now)),
+                        false => self.tell_all(step),
+                    }
+                }
+                Err(reason) => self.abandon(now, reason, true, step),
+            },
             Verdict::Close => {
-                let left_out = round.close();
+                let left_out = round.close(now);
+                let unmasking = *round.stage() == Stage::Unmasking;
                 let key = round.key().clone();
                 step.changes.push(Change::Round(Box::new(round.record(now))));
                 for member in left_out {
@@ -24,10 +47,19 @@ impl Job {
                     }
                     self.member_changed(Some(member), step);
                 }
-                step.effects.extend(self.compute(now));
+                match unmasking {
+                    true => self.tell_all(step),
+                    false => step.effects.extend(self.compute(now)),
+                }
             }
             Verdict::Abandon { reason, members_failed } => self.abandon(now, reason, members_failed, step),
         }
+    }
+
+    /// Sends every member what it has to act on in secure aggregation.
+    fn tell_all(&self, step: &mut Step) {
+        let members = self.round.iter().flat_map(Round::members);
+        members.for_each(|member| self.tell(&member.peer, step));
     }
 
     pub(super) fn abandon(&mut self, now: Now, reason: String, members_failed: bool, step: &mut Step) {
@@ -47,17 +79,29 @@ impl Job {
     }
 
     /// Ends the attempt under way: its record takes its members in, everything else of it goes.
-    pub(super) fn close_attempt(&mut self, record: RoundRecord, step: &mut Step) {
+    pub(super) fn close_attempt(&mut self, mut record: RoundRecord, step: &mut Step) {
         self.round = None;
+        for member in &mut record.members {
+            // Keys and shares have done their work: what is not kept cannot be stolen.
+            member.secure = None;
+        }
+        let masked = record.secure.is_some();
         let abandoned = matches!(record.stage, Stage::Abandoned { .. });
         let retained: BTreeSet<&NodeName> = record.retained().map(|(name, _)| name).collect();
         let mut stored = Vec::new();
         for member in &record.members {
             let counted = member.counted().filter(|c| !c.inline && !retained.contains(&member.peer.name));
             stored.extend(counted.map(|c| c.payload.digest));
-            if abandoned && matches!(member.state, MemberState::Invited | MemberState::Carried) {
+            let waits = match member.state {
+                MemberState::Invited | MemberState::Carried => abandoned,
+                MemberState::Counted(_) => masked,
+                MemberState::Declined(_) | MemberState::Failed { .. } | MemberState::Refused { .. } => false,
+                MemberState::Silent => masked,
+            };
+            if waits {
                 let key = member.works_on(&record.key).clone();
-                let gone = Down::RoundClosed { key, outcome: "abandoned".into() };
+                let outcome = if abandoned { "abandoned" } else { "published" };
+                let gone = Down::RoundClosed { key, outcome: outcome.into() };
                 step.effects.push(Effect::Send(member.peer.clone(), gone));
             }
         }
@@ -163,12 +207,19 @@ impl Job {
     }
 
     fn open(&mut self, now: Now, model: BlobRef, cohort: &[Peer], step: &mut Step) {
-        let (Some(limits), Some(start)) = (self.limits(), self.start_point(model)) else { return };
         self.record.attempts += 1;
         let key = RoundKey {
             job: self.record.spec.job_id.clone(),
             round: self.record.rounds_done + 1,
             attempt: self.record.attempts,
+        };
+        let (limits, start) = match (self.limits(), self.start_point(&key, model, cohort)) {
+            (Some(limits), Some(Ok(start))) => (limits, start),
+            (_, Some(Err(reason))) => {
+                self.end(now, Life::Failed { reason }, step);
+                return;
+            }
+            (_, None) | (None, _) => return,
         };
         let mut round = Round::open(now, key.clone(), start, cohort, limits);
         for (name, (base, left_ms)) in std::mem::take(&mut self.at_work) {

@@ -3,12 +3,17 @@
 use aivillage_base::Architecture;
 use aivillage_base::fixed::Grid;
 use aivillage_base::time::Now;
-use aivillage_base::wire::{BlobRef, Down, Invitation, LocalRule, Peer};
+use aivillage_base::wire::secure::{SecureTerms, Withstands};
+use aivillage_base::wire::{BlobRef, Down, Invitation, LocalRule, Peer, RoundKey};
+use aivillage_privacy::secagg::ring::Overflow;
 
 use super::Job;
 use crate::handle::FinishedModel;
-use crate::round::{Limits, Round, StartPoint};
+use crate::record::{SecureRecord, StateSlot};
+use crate::round::{Limits, StartPoint};
 use crate::step::{ComputePlan, Effect};
+use crate::strategy::Weighting;
+use crate::{recruit, secure};
 
 impl Job {
     pub(super) fn limits(&self) -> Option<Limits> {
@@ -29,51 +34,94 @@ impl Job {
 
     pub(super) fn invite(&self, now: Now, peer: &Peer) -> Option<Effect> {
         let round = self.round.as_ref()?;
-        let architecture = self.record.architecture.clone()?;
-        let spec = &self.record.spec;
+        let common = Invitation {
+            secure: round.secure().map(|secure| secure.terms),
+            ..self.invitation(round.key(), round.model_in(), round.state_in(), round.grids())?
+        };
         let invitation = Invitation {
-            key: round.key().clone(),
-            job_name: spec.job_name.clone(),
-            recipe: spec.recipe_name().to_owned(),
-            grids: round.grids().to_vec(),
-            local: self.local_rule(round),
-            initial_loss: spec.strategy.rule().local().initial_loss,
-            personal: spec.personal(&architecture),
             receipt: self.record.receipts.get(&peer.name).cloned(),
-            retain_updates: spec.retain_updates,
-            architecture,
-            model: round.model_in(),
-            training: spec.training.clone(),
-            data: spec.data.clone(),
-            seed: spec.seed,
-            max_examples: spec.max_examples,
-            privacy_techniques: Vec::new(),
-            total_rounds: spec.total_rounds,
             deadline_ms: round.remaining(now),
+            ..common
         };
         Some(Effect::Send(peer.clone(), Down::Invite(Box::new(invitation))))
     }
 
+    /// What all members of an attempt are told, but the terms of secure aggregation.
+    fn invitation(&self, key: &RoundKey, model: BlobRef, state: &[StateSlot], grids: &[Grid]) -> Option<Invitation> {
+        let architecture = self.record.architecture.clone()?;
+        let spec = &self.record.spec;
+        Some(Invitation {
+            key: key.clone(),
+            job_name: spec.job_name.clone(),
+            recipe: spec.recipe_name().to_owned(),
+            grids: grids.to_vec(),
+            local: self.local_rule(state),
+            initial_loss: spec.strategy.rule().local().initial_loss,
+            personal: spec.personal(&architecture),
+            receipt: None,
+            retain_updates: spec.retain_updates,
+            architecture,
+            model,
+            training: spec.training.clone(),
+            data: spec.data.clone(),
+            seed: spec.seed,
+            max_examples: spec.max_examples,
+            clip: spec.clip,
+            privacy_techniques: spec.privacy_techniques(),
+            secure: None,
+            total_rounds: spec.total_rounds,
+            deadline_ms: 0,
+        })
+    }
+
     /// What the nodes do beside training.
-    fn local_rule(&self, round: &Round) -> LocalRule {
+    fn local_rule(&self, state: &[StateSlot]) -> LocalRule {
         let demands = self.record.spec.strategy.rule().local();
         if demands.control_variates {
-            return LocalRule::Scaffold { control: round.state_in().first().map(|slot| slot.blob) };
+            return LocalRule::Scaffold { control: state.first().map(|slot| slot.blob) };
         }
         demands.personal_lambda.map_or(LocalRule::Plain, |lambda| LocalRule::Ditto { lambda })
     }
 
-    /// Where the next attempt starts.
-    pub(super) fn start_point(&self, model: BlobRef) -> Option<StartPoint> {
+    /// Where the next attempt starts; an error is why no attempt of this job can.
+    pub(super) fn start_point(
+        &self,
+        key: &RoundKey,
+        model: BlobRef,
+        cohort: &[Peer],
+    ) -> Option<Result<StartPoint, String>> {
         let architecture = self.record.architecture.as_ref()?;
-        Some(StartPoint { model, state: self.record.state.clone(), grids: grids(architecture) })
+        let (state, grids) = (self.record.state.clone(), grids(architecture));
+        let secure = match self.record.spec.secure {
+            None => None,
+            Some(withstands) => match self.terms(withstands, cohort) {
+                Ok(terms) => {
+                    let invitation = self.invitation(key, model, &state, &grids)?;
+                    Some(SecureRecord::new(terms, &Invitation { secure: Some(terms), ..invitation }))
+                }
+                Err(overflow) => return Some(Err(overflow.to_string())),
+            },
+        };
+        Some(Ok(StartPoint { model, state, grids, secure }))
+    }
+
+    /// The terms of secure aggregation among this cohort. No node has a larger factor than the rows it has reported: what it
+    /// reports is known anyway, and the smaller the factors, the fewer bytes a value takes.
+    fn terms(&self, withstands: Withstands, cohort: &[Peer]) -> Result<SecureTerms, Overflow> {
+        let spec = &self.record.spec;
+        let rows = cohort.iter().filter_map(|peer| self.candidates.get(&peer.name)).flat_map(|c| &c.data);
+        let rows = rows.filter(|data| recruit::fits(data, &spec.data)).map(|data| data.rows).max().unwrap_or(0);
+        let rows = u32::try_from(rows).unwrap_or(u32::MAX).clamp(1, spec.max_examples);
+        let weighting = spec.strategy.rule().weighting().unwrap_or(Weighting::Equal);
+        let cohort = u32::try_from(cohort.len()).unwrap_or(u32::MAX);
+        secure::terms(withstands, (spec.min_participants, cohort), weighting, rows)
     }
 
     pub(super) fn compute(&self, now: Now) -> Option<Effect> {
         let round = self.round.as_ref()?;
         let accepted = round.counted().map(|(n, c)| (n.clone(), c.clone())).collect();
         let plan = ComputePlan::of(&self.record, &round.record(now), round.members().len(), accepted)?;
-        Some(Effect::Compute(Box::new(plan)))
+        Some(Effect::Compute(Box::new(ComputePlan { opened: round.opened(), ..plan })))
     }
 
     pub(super) fn finish(&self) -> Option<Effect> {

@@ -5,6 +5,8 @@
 use aivillage_base::wire::{Declined, Invitation, LocalRule};
 use serde::{Deserialize, Serialize};
 
+use crate::secure;
+
 /// What this node allows, whatever a job says: `policy` of node.yaml.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -33,11 +35,23 @@ impl NodePolicy {
     /// The first rule that refuses, in a fixed order.
     pub fn judge(&self, invitation: &Invitation) -> Result<(), Declined> {
         let refuse = |rule: &str, reason: String| Err(Declined { rule: rule.to_owned(), reason });
-        if let Some(technique) = invitation.privacy_techniques.first() {
+        if let Some(technique) = invitation.privacy_techniques.iter().find(|name| **name != secure::TECHNIQUE) {
             return refuse(
                 "privacy_techniques",
                 format!("the round asks for `{technique}`, which this node's version does not build"),
             );
+        }
+        let secure = invitation.privacy_techniques.iter().any(|name| name == secure::TECHNIQUE);
+        if secure != invitation.secure.is_some() {
+            return refuse(
+                "privacy_techniques",
+                "the invitation names secure aggregation without its terms, or terms without naming it".to_owned(),
+            );
+        }
+        if let Some(terms) = &invitation.secure
+            && let Err(detail) = secure::check_terms(terms)
+        {
+            return refuse("privacy_techniques", detail);
         }
         if invitation.local == LocalRule::Unknown {
             return refuse(
@@ -45,7 +59,7 @@ impl NodePolicy {
                 "the strategy asks for something that this node's version does not know".to_owned(),
             );
         }
-        if !self.allow_plain_updates {
+        if !self.allow_plain_updates && !secure {
             return refuse(
                 "allow_plain_updates",
                 "the coordinator would see this node's update, and this node does not allow that".to_owned(),

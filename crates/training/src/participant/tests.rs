@@ -8,6 +8,8 @@ use aivillage_base::wire::{DataRequirements, DataSummary, LocalMetrics, LocalRul
 use aivillage_base::{Recipe, Task, bundle};
 use async_trait::async_trait;
 
+use aivillage_privacy::secagg::signed::KeyInMemory;
+
 use super::*;
 use crate::trainer::{LocalOutcome, LocalTerms, TrainError};
 
@@ -96,13 +98,16 @@ fn invited(policy: NodePolicy, full: bool) -> (Participant, Arc<Line>, Arc<Disk>
         personal: Vec::new(),
         receipt: None,
         retain_updates: false,
+        clip: None,
         privacy_techniques: Vec::new(),
+        secure: None,
         total_rounds: 1,
         deadline_ms: 60_000,
     };
     let line = Arc::new(Line { model, sent: AtomicU32::new(0), done: tokio::sync::Notify::new() });
     let disk = Arc::new(Disk { full: AtomicBool::new(full), ..Disk::default() });
     let deps = ParticipantDeps {
+        keys: keys(),
         uplink: line.clone(),
         trainer: Arc::new(Idle),
         name: NodeName::new("node").unwrap(),
@@ -154,7 +159,7 @@ impl Uplink for Cut {
             Up::Answer { declined: Some(Declined { rule, reason }), .. } => {
                 self.failures.lock().unwrap().push(format!("declined by {rule}: {reason}"));
             }
-            Up::Report(_) | Up::Answer { .. } | Up::Prediction { .. } | Up::Leave => return Ok(()),
+            Up::Report(_) | Up::Secure { .. } | Up::Answer { .. } | Up::Prediction { .. } | Up::Leave => return Ok(()),
         }
         self.done.notify_one();
         Ok(())
@@ -197,6 +202,7 @@ impl Trainer for Moving {
 /// A node whose process lives for one invitation; its disk stays.
 async fn one_life(line: &Arc<Cut>, disk: &Arc<MemoryState>, invitation: &Invitation) {
     let deps = ParticipantDeps {
+        keys: keys(),
         uplink: line.clone(),
         trainer: Arc::new(Moving),
         name: NodeName::new("node").unwrap(),
@@ -251,6 +257,7 @@ async fn a_personal_model_is_ready_when_the_job_has_ended() {
     let receipt = line.payloads.lock().unwrap()[0].clone();
     let job = receipt.key.job.clone();
     let deps = ParticipantDeps {
+        keys: keys(),
         uplink: line,
         trainer: Arc::new(Moving),
         name: NodeName::new("node").unwrap(),
@@ -267,4 +274,13 @@ async fn a_personal_model_is_ready_when_the_job_has_ended() {
     };
     tokio::time::timeout(Duration::from_secs(60), ended).await.unwrap();
     assert_eq!(disk.published(&job).unwrap().own, [-0.1, 0.0, 0.0]);
+}
+
+/// Keys that a plain round never uses.
+fn keys() -> Keys {
+    Keys {
+        signer: Arc::new(KeyInMemory::new(&[1; 32])),
+        pins: Arc::<MemoryPins>::default(),
+        contexts: Arc::<MemoryContexts>::default(),
+    }
 }

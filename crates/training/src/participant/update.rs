@@ -12,16 +12,23 @@ use std::ops::Range;
 
 use aivillage_base::arch::TensorSpec;
 use aivillage_base::fixed::Grid;
+use aivillage_base::wire::secure::SecureTerms;
 use aivillage_base::wire::{BlobRef, Invitation, LocalMetrics, LocalRule, Receipt, UpdateHeader};
 use aivillage_base::{Architecture, Digest, NodeName, bundle, fixed};
+use aivillage_privacy::secagg::mask::{MaskKey, Sign};
+use aivillage_privacy::secagg::ring::Width;
 use bytes::Bytes;
 
 use super::policy::NodePolicy;
 use super::state::LocalState;
+use crate::secure;
 use crate::trainer::{LocalOutcome, LocalTerms, TrainError, Trainer};
 
 /// Values quantised at once: the update of a large model is written without a second copy of it.
 const BLOCK: usize = 1 << 16;
+
+/// How often an update is rounded anew, each time a little shorter, until it keeps to the bound of its norm.
+const CLIP_TRIES: u32 = 64;
 
 /// What a node trains from.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +55,16 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// The same update under these masks; what was measured travels behind its values.
+    #[must_use]
+    pub fn masked(self, masks: &[(MaskKey, Sign)], terms: &SecureTerms, width: Width) -> Self {
+        let factor = secure::factor_of(terms, self.header.weight);
+        let payload = Bytes::from(secure::masked(&self.payload, factor, &self.header.metrics, masks, width));
+        let blob = BlobRef { digest: Digest::of(&payload), bytes: payload.len() as u64 };
+        let told = UpdateHeader::new(self.header.key.clone(), blob, 0, LocalMetrics::default());
+        Self { header: UpdateHeader { clipped: self.header.clipped, ..told }, payload, ..self }
+    }
+
     /// Under what its state is kept.
     #[must_use]
     pub fn mark(&self) -> Receipt {
@@ -72,12 +89,7 @@ pub fn prepare(
     let terms = LocalTerms { correction: &correction, personal: &received.state.model };
     let outcome = trainer.train(invitation, name.as_str(), start, terms).map_err(|e: TrainError| e.to_string())?;
     plan.check(&outcome)?;
-    let mut update = Update::default();
-    for tensor in plan.tensors.iter().filter(|t| !t.personal) {
-        let (trained, old) = (&outcome.values[tensor.range.clone()], plan.received(&tensor.range));
-        let changes = trained.iter().zip(old).map(|(new, old)| new - old);
-        update.append(tensor, changes, |_, _| {})?;
-    }
+    let mut update = plan.changes(&outcome)?;
     let personal = outcome.personal.as_ref().map(|p| p.metrics);
     let state = LocalState {
         control: plan.next_control(&outcome, &mut update)?,
@@ -206,6 +218,38 @@ impl<'a> Plan<'a> {
             }
             None | Some(_) => Ok(()),
         }
+    }
+
+    /// The change of the weights on the grids: within the norm that the invitation allows, if it names one.
+    fn changes(&self, outcome: &LocalOutcome) -> Result<Update, String> {
+        let changes = |tensor: &Tensor| {
+            let (trained, old) = (&outcome.values[tensor.range.clone()], self.received(&tensor.range));
+            trained.iter().zip(old).map(|(new, old)| new - old)
+        };
+        let Some(clip) = self.invitation.clip else {
+            let mut update = Update::default();
+            for tensor in self.tensors.iter().filter(|t| !t.personal) {
+                update.append(tensor, changes(tensor), |_, _| {})?;
+            }
+            return Ok(update);
+        };
+        let squares =
+            self.tensors.iter().filter(|t| !t.personal).flat_map(changes).map(|c| f64::from(c) * f64::from(c));
+        let mut shrink = f64::min(1.0, clip / squares.sum::<f64>().sqrt().max(f64::MIN_POSITIVE));
+        for _ in 0..CLIP_TRIES {
+            let (mut update, mut norm) = (Update::default(), 0.0);
+            for tensor in self.tensors.iter().filter(|t| !t.personal) {
+                #[expect(clippy::cast_possible_truncation, reason = "changes are f32")]
+                let shrunk = changes(tensor).map(|c| (f64::from(c) * shrink) as f32);
+                update.append(tensor, shrunk, |_, sent| norm += sent * sent)?;
+            }
+            // What is sent counts, not what it was rounded from.
+            if norm <= clip * clip {
+                return Ok(update);
+            }
+            shrink *= 1.0 - f64::powi(2.0, -10);
+        }
+        Err(format!("the update does not fit a norm of {clip} on the round's grid: raise `clip`"))
     }
 
     /// The received model with this node's tensors as they are now; empty if none stays here.

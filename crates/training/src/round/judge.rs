@@ -1,5 +1,7 @@
 //! What an attempt says to an update, and why it refuses one.
 
+use aivillage_base::wire::LocalMetrics;
+
 use super::*;
 
 /// Pause of a carried member whose update comes while the model is made, in milliseconds.
@@ -31,6 +33,9 @@ impl Round {
         }
         if !self.collecting() {
             return refuse("late", format!("{} is closed", header.key));
+        }
+        if let Some((reason, detail)) = self.masked_fault(peer, header) {
+            return refuse(reason, detail);
         }
         None
     }
@@ -76,9 +81,19 @@ impl Round {
     }
 
     fn fault(&self, header: &UpdateHeader, payload: &Payload) -> Option<(&'static str, String)> {
-        let want = self.limits.parameters as u64 * 4;
+        let ring = self.secure().and_then(|secure| crate::secure::width(&secure.terms));
+        let want = self.limits.payload_bytes(ring);
         if header.payload.bytes != want {
             return Some(("wrong_size", format!("{} bytes were sent, {want} are needed", header.payload.bytes)));
+        }
+        if ring.is_some() {
+            let told = header.weight > 0 || header.steps != 1 || header.initial_loss.is_some();
+            let told = told || header.metrics != LocalMetrics::default();
+            let detail = "what a node measures travels masked in this round, and this header tells it".to_owned();
+            return told.then_some(("not_masked", detail));
+        }
+        if header.secure.is_some() {
+            return Some(("masked", "the update is masked, and the round sums plain ones".to_owned()));
         }
         if header.weight == 0 || header.weight > self.limits.max_examples {
             let max = self.limits.max_examples;

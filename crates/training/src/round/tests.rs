@@ -49,7 +49,7 @@ fn abandoned(verdict: &Verdict, says: &str, by_members: bool) {
             assert!(reason.contains(says), "{reason}");
             assert_eq!(*members_failed, by_members, "{reason}");
         }
-        other @ (Verdict::Wait | Verdict::Close) => panic!("{other:?} is not given up"),
+        other @ (Verdict::Wait | Verdict::Next | Verdict::Close) => panic!("{other:?} is not given up"),
     }
 }
 
@@ -72,7 +72,7 @@ fn k_of_n_waits_for_members_at_work_until_the_deadline() {
     send(&mut round, "b");
     assert_eq!(round.verdict(at(59_999)), Verdict::Wait, "c has said yes and is connected");
     assert_eq!(round.verdict(at(60_000)), Verdict::Close);
-    let left_out = round.close();
+    let left_out = round.close(at(0));
     assert_eq!(left_out.len(), 1);
     assert_eq!(left_out[0].state, MemberState::Silent);
     assert_eq!(round.counted().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["a", "b"]);
@@ -184,7 +184,7 @@ fn what_comes_after_a_final_word_is_late() {
         refused(round.offer(&peer(from), &header), "late", &format!("no longer waits for {from}"));
     }
     send(&mut round, "c");
-    round.close();
+    round.close(at(0));
     refused(round.offer(&peer("d"), &header), "late", "no longer waits for d");
     assert_eq!(round.offer(&peer("c"), &header), Some(UpdateReply::Accepted), "its receipt may have been lost");
     assert_eq!(round.answer(at(2), &peer("d"), None), None);
@@ -210,7 +210,7 @@ fn an_update_found_unusable_later_no_longer_counts() {
     let mut round = round(1, &["a", "b"]);
     send(&mut round, "a");
     send(&mut round, "b");
-    round.close();
+    round.close(at(0));
     assert!(round.reject(&name("a"), "out_of_range", "value beyond the grid".into()).is_some());
     assert_eq!(round.counted().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["b"]);
     let (header, _) = update(&key(1, 1), [1, 2, 3, 4], 10);

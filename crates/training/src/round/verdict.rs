@@ -6,16 +6,20 @@ impl Round {
     /// Should it close, go on, or be given up?
     #[must_use]
     pub fn verdict(&self, now: Now) -> Verdict {
+        if !self.collecting() {
+            return self.step_verdict(now);
+        }
         let elapsed = self.elapsed(now);
         let counted = self.counted().count();
         let open: Vec<&Member> = self.members.values().filter(|m| m.record.state == MemberState::Invited).collect();
-        let enough = counted >= self.limits.min;
+        let needed = self.needed();
+        let enough = counted >= needed;
         if self.limits.buffer.is_some() {
             // Every update that counts earns the attempt another timeout: told from what is stored, so restarts agree.
             let late = elapsed >= self.limits.timeout_ms.saturating_mul(counted as u64 + 1);
             return match enough {
                 true => Verdict::Close,
-                false if late || counted + open.len() < self.limits.min => self.abandon(counted, late),
+                false if late || counted + open.len() < needed => self.abandon(counted, late),
                 false => Verdict::Wait,
             };
         }
@@ -27,13 +31,19 @@ impl Round {
         if late && enough {
             return Verdict::Close;
         }
-        if counted + open.len() < self.limits.min || late {
+        if counted + open.len() < needed || late {
             return self.abandon(counted, late);
         }
         Verdict::Wait
     }
 
     fn abandon(&self, counted: usize, late: bool) -> Verdict {
+        let when = if late { "at the deadline " } else { "" };
+        self.abandoned(format!("{when}{counted} of the {} needed updates counted", self.needed()))
+    }
+
+    /// Gives up for this reason, with what went wrong with members.
+    pub(super) fn abandoned(&self, mut reason: String) -> Verdict {
         let mut failures = Vec::new();
         for (name, member) in &self.members {
             match &member.record.state {
@@ -47,8 +57,6 @@ impl Round {
             .members
             .values()
             .any(|m| matches!(m.record.state, MemberState::Failed { .. } | MemberState::Refused { .. }));
-        let when = if late { "at the deadline " } else { "" };
-        let mut reason = format!("{when}{counted} of the {} needed updates counted", self.limits.min);
         for failure in failures {
             reason.push_str("; ");
             reason.push_str(&failure);
@@ -60,7 +68,8 @@ impl Round {
     /// whose own time is up. Marks them as invited now.
     pub fn to_remind(&mut self, now: Now, pause_ms: u64) -> Vec<Peer> {
         let elapsed = self.elapsed(now);
-        if !self.collecting() {
+        // Once there is a roster, members ask for what they miss.
+        if !matches!(self.record.stage, Stage::Keying | Stage::Collecting) || self.roster.is_some() {
             return Vec::new();
         }
         let buffered = self.limits.buffer.is_some();
@@ -78,8 +87,9 @@ impl Round {
     }
 
     /// Fixes the accepted set. Returns the members that are left out: for silence or, where updates are buffered, at work.
-    pub fn close(&mut self) -> Vec<MemberRecord> {
-        self.record.stage = Stage::Publishing;
+    pub fn close(&mut self, now: Now) -> Vec<MemberRecord> {
+        self.record.stage = if self.secure().is_some() { Stage::Unmasking } else { Stage::Publishing };
+        self.fix_survivors(now);
         let mut left_out = Vec::new();
         for member in self.members.values_mut().filter(|m| m.record.state == MemberState::Invited) {
             let carried = self.limits.buffer.is_some() && member.at_work();

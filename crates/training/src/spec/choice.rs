@@ -8,14 +8,24 @@ use crate::config::TrainingConfig;
 use crate::strategy::fedavg::FedAvg;
 use crate::strategy::{self, Chosen, DISTANCES_COHORT_MAX, Needs, Strategy, StrategyFault};
 
-/// The strategy that was asked for, or else the operator's.
-pub(super) fn resolve(choice: Option<&StrategyChoice>, config: &TrainingConfig, faults: &mut Faults) -> Chosen {
+/// The strategy that was asked for, or else the operator's; under secure aggregation one that works on a sum.
+pub(super) fn resolve(
+    choice: Option<&StrategyChoice>,
+    config: &TrainingConfig,
+    secure: bool,
+    faults: &mut Faults,
+) -> Chosen {
     let none = Map::new();
     let found = match choice {
         Some(choice) => strategy::named(&choice.name, &choice.config),
         None => strategy::named(&config.default_strategy, &none).and_then(|chosen| {
-            let enough = !config.byzantine_tolerance || chosen.strategy.rule().robust();
-            if enough { Ok(chosen) } else { strategy::named(strategy::ROBUST_DEFAULT, &none) }
+            let rule = chosen.strategy.rule();
+            match (secure, config.byzantine_tolerance && !rule.robust()) {
+                // Robust rules have to see updates; the bound of the norm stands in for them.
+                (true, _) if rule.weighting().is_none() => strategy::named("fedavg", &none),
+                (false, true) => strategy::named(strategy::ROBUST_DEFAULT, &none),
+                (true, _) | (false, false) => Ok(chosen),
+            }
         }),
     };
     let (pointer, named_by) = match choice {

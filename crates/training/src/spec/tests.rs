@@ -145,7 +145,7 @@ fn jobs_that_name_no_strategy_take_the_operators_and_a_robust_one_where_he_wants
 
 #[test]
 fn privacy_that_cannot_be_given_is_refused_as_such() {
-    for technique in TECHNIQUES {
+    for technique in TECHNIQUES.into_iter().filter(|name| *name != crate::secure::TECHNIQUE) {
         let mut asked = request();
         asked.privacy_techniques = Some(vec![technique.to_owned()]);
         let faults = ask(&asked, &TrainingConfig::default()).unwrap_err();
@@ -157,16 +157,23 @@ fn privacy_that_cannot_be_given_is_refused_as_such() {
             r.privacy.insert("epsilon".into(), json!(1.0));
         },
         "/privacy/epsilon",
-        "leave `privacy` out",
+        "unknown privacy parameter `epsilon`",
     );
+}
+
+#[test]
+fn a_job_that_says_nothing_of_privacy_gets_what_is_promised() {
     let promising = TrainingConfig { enable_secure_aggregation: true, ..TrainingConfig::default() };
     let silent = JobRequest { privacy_techniques: None, ..request() };
-    let faults = ask(&silent, &promising).unwrap_err();
-    assert!(
-        faults[0].detail.contains("\"privacy_techniques\": []") && faults[0].detail.contains("set that key to false")
-    );
-    assert!(ask(&silent, &TrainingConfig::default()).is_ok(), "nothing is promised");
-    assert!(ask(&request(), &promising).is_ok(), "an empty list asks for none");
+    assert_eq!(ask(&silent, &promising).unwrap().secure, Some(crate::secure::WITHSTANDS));
+    assert_eq!(ask(&silent, &TrainingConfig::default()).unwrap().secure, None, "nothing is promised");
+    assert_eq!(ask(&request(), &promising).unwrap().secure, None, "an empty list asks for none");
+    // Robustness without seeing updates is a bound of their norm.
+    let robust = TrainingConfig { byzantine_tolerance: true, ..promising };
+    let spec = ask(&silent, &robust).unwrap();
+    assert_eq!((spec.strategy.name(), spec.clip), ("fedavg", Some(10.0)));
+    let plain = ask(&request(), &robust).unwrap();
+    assert_eq!((plain.strategy.name(), plain.clip), ("geometric_median", None));
 }
 
 #[test]

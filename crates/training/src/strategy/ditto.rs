@@ -14,7 +14,7 @@ use aivillage_base::wire::LocalTraining;
 
 use super::fedprox::pull_is_stable;
 use super::settings::Settings;
-use super::{Choice, Facts, LocalDemands, Rule};
+use super::{Choice, Facts, LocalDemands, Rule, Weighting};
 
 /// Settings of `ditto`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,10 @@ impl Rule for Ditto {
 
     fn trains_with(&self, training: &LocalTraining) -> Result<(), String> {
         pull_is_stable("lambda", self.lambda, training)
+    }
+
+    fn weighting(&self) -> Option<Weighting> {
+        Some(Weighting::Examples)
     }
 
     fn choose(&self, facts: &Facts<'_>) -> Result<Choice, String> {

@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::settings::Settings;
-use super::{Block, Choice, Facts, Rule, fedopt};
+use super::{Block, Choice, Facts, Rule, Weighting, fedopt};
 
 /// Settings of `fedadagrad`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,10 @@ impl FedAdagrad {
 impl Rule for FedAdagrad {
     fn slots(&self) -> &'static [&'static str] {
         fedopt::SLOTS
+    }
+
+    fn weighting(&self) -> Option<Weighting> {
+        Some(Weighting::Examples)
     }
 
     fn choose(&self, facts: &Facts<'_>) -> Result<Choice, String> {

@@ -12,7 +12,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::settings::Settings;
-use super::{Block, Choice, Facts, Rule, exact, fedopt};
+use super::{Block, Choice, Facts, Rule, Weighting, exact, fedopt};
 
 /// Settings of `fedadam`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -42,6 +42,10 @@ impl FedAdam {
 impl Rule for FedAdam {
     fn slots(&self) -> &'static [&'static str] {
         fedopt::SLOTS
+    }
+
+    fn weighting(&self) -> Option<Weighting> {
+        Some(Weighting::Examples)
     }
 
     fn choose(&self, facts: &Facts<'_>) -> Result<Choice, String> {

@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::settings::Settings;
-use super::{Choice, Facts, Rule};
+use super::{Choice, Facts, Rule, Weighting};
 
 /// `fedavg` has no settings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,10 @@ impl FedAvg {
 }
 
 impl Rule for FedAvg {
+    fn weighting(&self) -> Option<Weighting> {
+        Some(Weighting::Examples)
+    }
+
     fn choose(&self, facts: &Facts<'_>) -> Result<Choice, String> {
         Ok(Choice::by_examples(facts.contributions))
     }

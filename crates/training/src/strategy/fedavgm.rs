@@ -12,7 +12,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::settings::Settings;
-use super::{Block, Choice, Facts, Rule, narrow};
+use super::{Block, Choice, Facts, Rule, Weighting, narrow};
 
 /// Settings of `fedavgm`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,10 @@ impl FedAvgM {
 impl Rule for FedAvgM {
     fn slots(&self) -> &'static [&'static str] {
         &["momentum"]
+    }
+
+    fn weighting(&self) -> Option<Weighting> {
+        Some(Weighting::Examples)
     }
 
     fn choose(&self, facts: &Facts<'_>) -> Result<Choice, String> {

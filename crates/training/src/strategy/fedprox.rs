@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use aivillage_base::wire::LocalTraining;
 
 use super::settings::Settings;
-use super::{Choice, Facts, LocalDemands, Rule};
+use super::{Choice, Facts, LocalDemands, Rule, Weighting};
 
 /// Settings of `fedprox`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -45,6 +45,10 @@ impl Rule for FedProx {
 
     fn trains_with(&self, training: &LocalTraining) -> Result<(), String> {
         pull_is_stable("mu", self.mu, training)
+    }
+
+    fn weighting(&self) -> Option<Weighting> {
+        Some(Weighting::Examples)
     }
 
     fn choose(&self, facts: &Facts<'_>) -> Result<Choice, String> {

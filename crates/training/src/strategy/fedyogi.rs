@@ -12,7 +12,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 
 use super::settings::Settings;
-use super::{Block, Choice, Facts, Rule, fedopt};
+use super::{Block, Choice, Facts, Rule, Weighting, fedopt};
 
 /// Settings of `fedyogi`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -42,6 +42,10 @@ impl FedYogi {
 impl Rule for FedYogi {
     fn slots(&self) -> &'static [&'static str] {
         fedopt::SLOTS
+    }
+
+    fn weighting(&self) -> Option<Weighting> {
+        Some(Weighting::Examples)
     }
 
     fn choose(&self, facts: &Facts<'_>) -> Result<Choice, String> {

@@ -24,10 +24,6 @@ impl Median {
 }
 
 impl Rule for Median {
-    fn mean_type(&self) -> bool {
-        false
-    }
-
     fn robust(&self) -> bool {
         true
     }

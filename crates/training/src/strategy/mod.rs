@@ -87,7 +87,9 @@ pub struct Facts<'a> {
     pub training: &'a LocalTraining,
     /// Number of nodes the control variates of scaffold are averaged over; at least the number of contributions.
     pub population: u32,
-    /// The accepted set, in name order; never empty.
+    /// Number of accepted updates, at least 1.
+    pub accepted: u32,
+    /// The accepted set, in name order; empty where only the sum of the updates is seen.
     pub contributions: &'a [Contribution],
     /// Distances, as far as [`Rule::needs`] asks.
     pub geometry: &'a Geometry,
@@ -222,6 +224,15 @@ pub struct LocalDemands {
     pub initial_loss: bool,
 }
 
+/// How an update counts in a sum of updates that nobody sees one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weighting {
+    /// By its number of examples.
+    Examples,
+    /// As much as any other.
+    Equal,
+}
+
 /// How an asynchronous strategy takes updates in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffer {
@@ -263,9 +274,12 @@ pub trait Rule {
         None
     }
 
-    /// Can it work on a sum alone, without seeing single updates? What secure aggregation and trees need.
-    fn mean_type(&self) -> bool {
-        self.needs() == Needs::Nothing
+    /// How each update counts if only their sum is seen, divided by the sum of what each counts: what secure aggregation
+    /// needs. None = the rule has to see single updates.
+    ///
+    /// Where it is given, [`Self::choose`] makes the same mean of the same updates.
+    fn weighting(&self) -> Option<Weighting> {
+        None
     }
 
     /// Does it bound what dishonest nodes can do to the model?

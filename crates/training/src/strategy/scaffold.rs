@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use aivillage_base::wire::LocalTraining;
 
 use super::settings::Settings;
-use super::{Block, Choice, Facts, LocalDemands, Rule, narrow};
+use super::{Block, Choice, Facts, LocalDemands, Rule, Weighting, narrow};
 
 /// Settings of `scaffold`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -62,15 +62,18 @@ impl Rule for Scaffold {
         ))
     }
 
+    fn weighting(&self) -> Option<Weighting> {
+        Some(Weighting::Equal)
+    }
+
     fn choose(&self, facts: &Facts<'_>) -> Result<Choice, String> {
         Ok(Choice::unweighted(facts.contributions.len()))
     }
 
     fn apply(&self, facts: &Facts<'_>, block: &mut Block<'_, '_>) {
         block.advance(self.server_learning_rate);
-        let accepted = u32::try_from(facts.contributions.len()).unwrap_or(u32::MAX);
-        let population = self.population.unwrap_or(facts.population).max(accepted);
-        let part = f64::from(accepted) / f64::from(population);
+        let population = self.population.unwrap_or(facts.population).max(facts.accepted);
+        let part = f64::from(facts.accepted) / f64::from(population);
         for (c, e) in block.state[0].iter_mut().zip(block.second) {
             *c = narrow(f64::from(*c) + part * e);
         }

@@ -45,10 +45,6 @@ impl Rule for TrimmedMean {
         (least, format!("beta * n >= 1 with beta {}: of fewer nothing is dropped", self.beta))
     }
 
-    fn mean_type(&self) -> bool {
-        false
-    }
-
     fn robust(&self) -> bool {
         true
     }

@@ -10,6 +10,7 @@ use aivillage_training::{TrainingError, store};
 
 mod keeping;
 mod oracle;
+mod secure;
 mod strategies;
 mod village;
 

@@ -140,6 +140,7 @@ impl Job {
             accepted.push((NodeName::new(format!("n{i:03}")).unwrap(), counted));
         }
         let plan = ComputePlan {
+            opened: None,
             key,
             architecture: architecture(),
             model_in: self.model,

@@ -21,10 +21,13 @@ use aivillage_base::wire::{
 };
 use aivillage_base::{Architecture, Digest, JobId, ModelId, NodeId, NodeName, Task};
 use aivillage_fog::Inventory;
+use aivillage_privacy::secagg::signed::{KeyInMemory, Signer as _};
 use aivillage_storage::{MemoryBlobs, MemoryRecords};
 use aivillage_training::handle::{Catalogue, FinishedModel};
 use aivillage_training::metrics::TrainingMetrics;
-use aivillage_training::participant::{MemoryState, NodePolicy, Participant, ParticipantDeps, SentEntry, SentLog};
+use aivillage_training::participant::{
+    Keys, MemoryContexts, MemoryPins, MemoryState, NodePolicy, Participant, ParticipantDeps, SentEntry, SentLog,
+};
 use aivillage_training::view::{JobStatus, JobView};
 use aivillage_training::{
     CatalogueModel, Deps, Initialiser, JobRequest, LocalOutcome, LocalTerms, ModelChoice, TrainError, Trainer,
@@ -188,6 +191,7 @@ impl Uplink for Wire {
         match message.clone() {
             Up::Answer { key, declined } => training.answer(&self.peer, key, declined).await,
             Up::TrainingFailed { key, reason } => training.failed(&self.peer, key, reason).await,
+            Up::Secure { key, message } => training.secure(&self.peer, key, message).await,
             Up::Report(_) | Up::Prediction { .. } | Up::Leave => {}
         }
         Ok(())
@@ -219,8 +223,13 @@ impl Uplink for Wire {
 }
 
 /// Who a node of this name is.
+/// The enrolled key of a node of the tests.
+pub(crate) fn signer(node: &str) -> KeyInMemory {
+    KeyInMemory::new(&Digest::of(node.as_bytes()).0)
+}
+
 pub(crate) fn peer(node: &str) -> Peer {
-    Peer { id: NodeId(Digest::of(node.as_bytes()).0), name: NodeName::new(node).unwrap() }
+    Peer { id: signer(node).id(), name: NodeName::new(node).unwrap() }
 }
 
 /// One village; its stores outlive its coordinator.
@@ -257,7 +266,12 @@ impl Village {
         self.logs.insert(peer.name.clone(), log.clone());
         let uplink = Arc::new(Wire { peer: peer.clone(), link: self.link.clone() });
         let (name, state) = (peer.name.clone(), Arc::<MemoryState>::default());
-        let deps = ParticipantDeps { uplink, trainer: trainer.clone(), name, policy, log, state };
+        let keys = Keys {
+            signer: Arc::new(signer(node)),
+            pins: Arc::<MemoryPins>::default(),
+            contexts: Arc::<MemoryContexts>::default(),
+        };
+        let deps = ParticipantDeps { uplink, trainer: trainer.clone(), name, policy, log, state, keys };
         let participant = Participant::new(deps, CancellationToken::new());
         self.connect(peer, &trainer, Some(participant)).await;
     }

@@ -301,6 +301,7 @@ async fn closed(args: &AggregateArgs, dir: &Path) -> Result<Closed, String> {
         training,
         personal: Vec::new(),
         invited: args.clients,
+        opened: None,
         accepted,
     };
     let records = MemoryRecords::new(Arc::new(SystemClock::new()));

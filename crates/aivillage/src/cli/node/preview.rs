@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use aivillage_base::fixed::Grid;
 use aivillage_base::time::{Clock, SystemClock};
+use aivillage_base::wire::secure::{SecureTerms, Withstands};
 use aivillage_base::wire::{BlobRef, DataRequirements, Invitation, LocalRule, LocalTraining, RoundKey};
 use aivillage_base::{Digest, JobId, bundle};
 use aivillage_training::participant::{LocalState, NodeState as _, Prepared, Received, prepare};
-use aivillage_training::spec;
-use aivillage_training::strategy::{self, Chosen, LocalDemands};
+use aivillage_training::strategy::{self, Chosen, LocalDemands, Weighting};
+use aivillage_training::{secure, spec};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -34,6 +35,9 @@ struct Job {
     total_rounds: u32,
     model_architecture: String,
     privacy_techniques: Vec<String>,
+    privacy: Privacy,
+    min_participants: u32,
+    max_participants: u32,
     hyperparameters: Hyperparameters,
     #[serde(default)]
     dataset_requirements: DataRequirements,
@@ -41,6 +45,36 @@ struct Job {
     strategy: String,
     strategy_config: Map<String, Value>,
     retain_updates: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Privacy {
+    corrupt: Option<f64>,
+    dropout: Option<f64>,
+    adversary: Option<String>,
+    neighbours: Option<u32>,
+    clip: Option<f64>,
+}
+
+impl Job {
+    /// The terms of a round of all the nodes that the job takes: the real ones say how many are there.
+    fn terms(&self, chosen: &Chosen) -> Result<Option<SecureTerms>, CliError> {
+        if !self.privacy_techniques.iter().any(|name| name == secure::TECHNIQUE) {
+            return Ok(None);
+        }
+        let Privacy { corrupt, dropout, adversary, neighbours, .. } = &self.privacy;
+        let withstands = Withstands {
+            corrupt: corrupt.unwrap_or(secure::WITHSTANDS.corrupt),
+            dropout: dropout.unwrap_or(secure::WITHSTANDS.dropout),
+            lying_coordinator: adversary.as_deref() != Some("curious"),
+            neighbours: *neighbours,
+        };
+        let weighting = chosen.strategy.rule().weighting().unwrap_or(Weighting::Equal);
+        let cohort = (self.min_participants, self.max_participants);
+        secure::terms(withstands, cohort, weighting, self.hyperparameters.max_examples)
+            .map(Some)
+            .map_err(|e| CliError::new(ExitCode::Failed, format!("the job's sums: {e}")))
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -148,6 +182,7 @@ async fn invitation(client: &Client, id: &str) -> Result<(Invitation, Bytes), Cl
     let chosen = chosen(&job)?;
     let demands = chosen.strategy.rule().local();
     let local = local_rule(&job, demands)?;
+    let terms = job.terms(&chosen)?;
     let hyper = job.hyperparameters;
     let invitation = Invitation {
         key: RoundKey { job: job.job_id, round: job.rounds_completed + 1, attempt: 1 },
@@ -173,11 +208,23 @@ async fn invitation(client: &Client, id: &str) -> Result<(Invitation, Bytes), Cl
         initial_loss: demands.initial_loss,
         receipt: None,
         retain_updates: job.retain_updates,
+        clip: job.privacy.clip,
+        secure: terms,
         privacy_techniques: job.privacy_techniques,
         total_rounds: job.total_rounds,
         deadline_ms: 0,
     };
     Ok((invitation, model.bytes))
+}
+
+/// What the gateway would learn of the update.
+fn seen_by_gateway(invitation: &Invitation) -> &'static str {
+    match invitation.secure {
+        Some(_) => {
+            "the sum of the cohort's updates, weights and measurements; of this one its size and its clipped values"
+        }
+        None => "every value of the update",
+    }
 }
 
 fn show(
@@ -198,7 +245,7 @@ fn show(
             "from": name,
             "job_name": invitation.job_name,
             "header": header,
-            "seen_by_gateway": "every value of the update",
+            "seen_by_gateway": seen_by_gateway(invitation),
             "file": args.output,
         }));
         return Ok(());
@@ -216,7 +263,7 @@ fn show(
         ("loss", out::number(Some(header.metrics.loss))),
         ("accuracy", format!("{} on own rows, before training", out::percent(header.metrics.accuracy))),
         ("train_ms", header.metrics.train_ms.to_string()),
-        ("seen by", "the gateway sees every value of this update; no row of data is in it".to_owned()),
+        ("seen by", format!("{}; no row of data is in it", seen_by_gateway(invitation))),
     ]));
     out::line("nothing was sent");
     Ok(())

@@ -1,6 +1,7 @@
 //! Training jobs: what is told about them.
 
 use aivillage_base::time::rfc3339;
+use aivillage_base::wire::secure::Withstands;
 use aivillage_base::wire::{BlobRef, DataRequirements, LocalMetrics};
 use aivillage_training::JobSpec;
 use aivillage_training::view::{EventKind, JobSummary, JobView, MemberView, RoundView};
@@ -32,7 +33,7 @@ pub(crate) struct JobAnswer {
     job_name: String,
     /// `created`, `running`, `completed`, `failed` or `cancelled`.
     status: &'static str,
-    /// Of the attempt under way: `recruiting`, `collecting`, `publishing`; null when there is none.
+    /// Of the attempt under way: `recruiting`, `keying`, `collecting`, `unmasking`, `publishing`; null when there is none.
     phase: Option<&'static str>,
     /// Why it failed, or what it waits for.
     reason: Option<String>,
@@ -45,8 +46,10 @@ pub(crate) struct JobAnswer {
     min_participants: u32,
     max_participants: u32,
     mobile_friendly: bool,
-    /// None in this version: the gateway sees each node's update.
+    /// `secure_aggregation`, or none: then the gateway sees each node's update.
     privacy_techniques: Vec<String>,
+    /// Parameters of the techniques.
+    privacy: Privacy,
     strategy: String,
     /// The strategy's settings, defaults included.
     strategy_config: Map<String, Value>,
@@ -72,6 +75,34 @@ pub(crate) struct JobAnswer {
     current_round: Option<Round>,
     /// Ended attempts, oldest first.
     rounds: Vec<Round>,
+}
+
+/// Parameters of privacy techniques; null = the technique is not used, or there is no such bound.
+#[derive(Debug, Serialize, ToSchema)]
+struct Privacy {
+    /// Share of a cohort that may work with the gateway.
+    corrupt: Option<f64>,
+    /// Share of a cohort that may leave at any step.
+    dropout: Option<f64>,
+    /// `semi_malicious`: the gateway may lie about who is left; `curious`: it only reads.
+    adversary: Option<&'static str>,
+    /// Neighbours of each participant; null = as many as these assumptions need.
+    neighbours: Option<u32>,
+    /// Largest L2 norm of an update, kept by each honest node.
+    clip: Option<f64>,
+}
+
+impl Privacy {
+    fn of(spec: &JobSpec) -> Self {
+        let adversary = |w: Withstands| if w.lying_coordinator { "semi_malicious" } else { "curious" };
+        Self {
+            corrupt: spec.secure.map(|w| w.corrupt),
+            dropout: spec.secure.map(|w| w.dropout),
+            adversary: spec.secure.map(adversary),
+            neighbours: spec.secure.and_then(|w| w.neighbours),
+            clip: spec.clip,
+        }
+    }
 }
 
 /// How nodes train.
@@ -102,7 +133,7 @@ struct JobMetrics {
 pub(crate) struct Round {
     round: u32,
     attempt: u32,
-    /// `recruiting`, `collecting`, `publishing`, `done` or `abandoned`.
+    /// `recruiting`, `keying`, `collecting`, `unmasking`, `publishing`, `done` or `abandoned`.
     phase: &'static str,
     /// Why it was abandoned or what it waits for.
     reason: Option<String>,
@@ -112,6 +143,10 @@ pub(crate) struct Round {
     /// With the model that the members *received*.
     accuracy: Option<f64>,
     bytes: u64,
+    /// True if updates are summed under masks: then single ones say nothing but their size and their clipped values.
+    secure: bool,
+    /// Sum of the updates' weights, where the weights themselves are not known.
+    weight: Option<u64>,
     model: Option<Blob>,
     opened_at: Option<String>,
     closed_at: Option<String>,
@@ -181,6 +216,8 @@ impl From<RoundView> for Round {
             loss: r.loss,
             accuracy: r.accuracy,
             bytes: r.bytes,
+            secure: r.secure,
+            weight: r.weight,
             model: r.model.map(Into::into),
             opened_at: when(r.opened_ms),
             closed_at: when(r.closed_ms),
@@ -236,7 +273,8 @@ impl JobAnswer {
             min_participants: spec.min_participants,
             max_participants: spec.max_participants,
             mobile_friendly: spec.mobile_friendly,
-            privacy_techniques: Vec::new(),
+            privacy_techniques: spec.privacy_techniques(),
+            privacy: Privacy::of(&spec),
             strategy: spec.strategy.name().to_owned(),
             strategy_config: strategy_config(&spec),
             retain_updates: spec.retain_updates,

@@ -82,6 +82,7 @@ impl Round {
             training,
             population: 40,
             contributions: &self.contributions,
+            sums: None,
             tensors: &self.tensors,
             model: &self.model,
             state: self.state.iter().map(|s| Some(s as &dyn crate::aggregate::Floats)).collect(),

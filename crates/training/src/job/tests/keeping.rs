@@ -149,7 +149,8 @@ fn server_state_goes_from_round_to_round_by_the_records() {
     let mut bench = Bench::of(job("scaffold", &json!({}), 1)).run(&["a"]);
     said(&mut bench, "a", sized(&key(1, 1), 8));
     let slot = crate::record::StateSlot { name: "control".into(), blob: blob("control 1") };
-    let step = bench.step(Input::Computed(key(1, 1), Ok(Made { model: blob("model 1"), state: vec![slot.clone()] })));
+    let step = bench
+        .step(Input::Computed(key(1, 1), Ok(Made { model: blob("model 1"), state: vec![slot.clone()], totals: None })));
     assert!(bench.job.offers_to(&peer("a"), &blob("control 1").digest), "members fetch the control variate");
     assert!(!bench.job.offers_to(&peer("z"), &blob("control 1").digest));
     let control = aivillage_base::wire::LocalRule::Scaffold { control: Some(blob("control 1")) };

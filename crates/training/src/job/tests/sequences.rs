@@ -124,7 +124,9 @@ impl World {
                 let bad = |node| ComputeError::BadUpdate { node, reason: "damaged", detail: "damaged".into() };
                 Input::Computed(
                     now,
-                    first.filter(|_| !ok).map_or(Ok(Made { model, state: Vec::new() }), |node| Err(bad(node))),
+                    first
+                        .filter(|_| !ok)
+                        .map_or(Ok(Made { model, state: Vec::new(), totals: None }), |node| Err(bad(node))),
                 )
             }
             Op::Published(true) => Input::Published(Ok("job".into())),

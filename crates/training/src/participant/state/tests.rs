@@ -38,7 +38,9 @@ fn invitation(round: u32, attempt: u32, receipt: Option<Receipt>) -> Invitation 
         receipt,
         retain_updates: false,
         max_examples: 1,
+        clip: None,
         privacy_techniques: Vec::new(),
+        secure: None,
         total_rounds: 9,
         deadline_ms: 1,
     }

@@ -81,7 +81,9 @@ fn invitation(local: LocalRule) -> Invitation {
         personal: Vec::new(),
         receipt: None,
         retain_updates: false,
+        clip: None,
         privacy_techniques: Vec::new(),
+        secure: None,
         total_rounds: 1,
         deadline_ms: 1,
     }

@@ -210,6 +210,7 @@ impl<'a> Coordinator<'a> {
             key,
             architecture: self.village.architecture.clone(),
             model_in: self.model,
+            opened: None,
             state_in: self.state.clone(),
             grids: vec![Grid::default(); layout.len()],
             strategy: self.strategy.clone(),

@@ -1,0 +1,212 @@
+//! Who takes part in one secure round: everybody's signed keys, the graph between them, the threshold.
+//!
+//! Both sides make the same [`Roster`] of the same adverts, or refuse them with the same [`Alarm`]. An index is a place in
+//! name order; a share's index is one more.
+
+use std::collections::BTreeSet;
+
+use aivillage_base::NodeName;
+use aivillage_base::wire::secure::{Advert, Hex, SecureTerms};
+
+use super::graph;
+use super::signed::{Context, Step, hash, is_signed};
+use super::threshold::{self, Adversary, Assumptions, Plan};
+
+/// Why somebody stays silent on a context for ever.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{check}: {detail}")]
+pub struct Alarm {
+    /// Which check failed.
+    pub check: &'static str,
+    /// One sentence.
+    pub detail: String,
+}
+
+impl Alarm {
+    /// An alarm of this check.
+    #[must_use]
+    pub fn new(check: &'static str, detail: impl Into<String>) -> Self {
+        Self { check, detail: detail.into() }
+    }
+}
+
+/// Smallest cohort: of two, each would learn the other's update from the sum.
+pub const COHORT_MIN: u32 = 3;
+
+/// The participants of one context.
+#[derive(Debug, Clone)]
+pub struct Roster {
+    ctx: Context,
+    terms: SecureTerms,
+    adverts: Vec<Advert>,
+    hash: Hex<32>,
+    plan: Plan,
+    graph: Vec<Vec<usize>>,
+}
+
+/// The assumptions that terms speak of.
+#[must_use]
+pub fn assumptions(terms: &SecureTerms) -> Assumptions {
+    let adversary = if terms.withstands.lying_coordinator { Adversary::SemiMalicious } else { Adversary::Curious };
+    Assumptions {
+        corrupt: terms.withstands.corrupt,
+        dropout: terms.withstands.dropout,
+        adversary,
+        ..Assumptions::default()
+    }
+}
+
+/// Neighbours and threshold among `count` participants.
+///
+/// # Errors
+/// No threshold withstands what the terms ask for: one sentence with the numbers.
+pub fn plan(terms: &SecureTerms, count: usize) -> Result<Plan, String> {
+    let assumptions = assumptions(terms);
+    let plan = match terms.withstands.neighbours {
+        Some(k) => threshold::with_neighbours(count, (k as usize).min(count.saturating_sub(1)), &assumptions),
+        None => threshold::choose(count, &assumptions),
+    };
+    plan.map_err(|e| e.to_string())
+}
+
+/// The text that an advert's signature covers.
+fn parts(advert: &Advert) -> [&[u8]; 5] {
+    [advert.peer.name.as_str().as_bytes(), &advert.peer.id.0, &advert.box_key.0, &advert.mask_key.0, &advert.nonce.0]
+}
+
+/// Is this advert signed by the key it names, for this context?
+#[must_use]
+pub fn advert_is_signed(ctx: Context, advert: &Advert) -> bool {
+    is_signed(&advert.peer.id, ctx, Step::Advert, &parts(advert), &advert.signature)
+}
+
+pub(super) fn advert_parts(advert: &Advert) -> [&[u8]; 5] {
+    parts(advert)
+}
+
+impl Roster {
+    /// The roster of these adverts.
+    ///
+    /// # Errors
+    /// Out of name order, twice the same name or key, too few or too many, a signature that does not fit, no threshold.
+    pub fn new(ctx: Context, terms: &SecureTerms, adverts: Vec<Advert>) -> Result<Self, Alarm> {
+        let count = adverts.len();
+        let (min, max) = (terms.cohort_min.max(COHORT_MIN) as usize, terms.cohort_max as usize);
+        if !(min..=max).contains(&count) {
+            return Err(Alarm::new("cohort", format!("{count} participants, and {min} to {max} were agreed on")));
+        }
+        if let Some(pair) = adverts.windows(2).find(|pair| pair[0].peer.name >= pair[1].peer.name) {
+            let (a, b) = (&pair[0].peer.name, &pair[1].peer.name);
+            return Err(Alarm::new("roster", format!("{b} comes after {a}: names must differ and be in order")));
+        }
+        let mut seen = BTreeSet::new();
+        for advert in &adverts {
+            for key in [advert.peer.id.0, advert.box_key.0, advert.mask_key.0, advert.nonce.0] {
+                if !seen.insert(key) {
+                    return Err(Alarm::new("duplicate_key", format!("a key of {} appears twice", advert.peer.name)));
+                }
+            }
+            if !advert_is_signed(ctx, advert) {
+                let detail = format!("the advert of {} is not signed by its enrolled key", advert.peer.name);
+                return Err(Alarm::new("signature", detail));
+            }
+        }
+        let plan = plan(terms, count).map_err(|detail| Alarm::new("threshold", detail))?;
+        let flat: Vec<&[u8]> = adverts.iter().flat_map(parts).collect();
+        let hash_of = |label: &[u8]| hash(ctx, label, &flat);
+        let graph = graph::neighbours(count, plan.neighbours, &hash_of(b"graph"));
+        Ok(Self { ctx, terms: *terms, hash: Hex(hash_of(b"roster")), adverts, plan, graph })
+    }
+
+    /// The round's context.
+    #[must_use]
+    pub fn context(&self) -> Context {
+        self.ctx
+    }
+
+    /// The round's terms.
+    #[must_use]
+    pub fn terms(&self) -> &SecureTerms {
+        &self.terms
+    }
+
+    /// Hash of all adverts.
+    #[must_use]
+    pub fn hash(&self) -> Hex<32> {
+        self.hash
+    }
+
+    /// Neighbours and threshold.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        self.plan
+    }
+
+    /// All adverts, in name order.
+    #[must_use]
+    pub fn adverts(&self) -> &[Advert] {
+        &self.adverts
+    }
+
+    /// A participant's place.
+    #[must_use]
+    pub fn index(&self, name: &NodeName) -> Option<usize> {
+        self.adverts.binary_search_by(|advert| advert.peer.name.cmp(name)).ok()
+    }
+
+    /// With whom this participant masks and shares, in name order.
+    #[must_use]
+    pub fn neighbours(&self, index: usize) -> &[usize] {
+        &self.graph[index]
+    }
+
+    /// On the full graph everybody also holds a share of its own secrets; on a sparse one the threshold counts neighbours.
+    #[must_use]
+    pub fn holds_own(&self) -> bool {
+        self.plan.neighbours + 1 == self.adverts.len()
+    }
+
+    /// Who holds shares of this participant's secrets, in name order.
+    #[must_use]
+    pub fn holders(&self, index: usize) -> Vec<usize> {
+        let mut holders = self.graph[index].clone();
+        if self.holds_own() {
+            let at = holders.partition_point(|other| *other < index);
+            holders.insert(at, index);
+        }
+        holders
+    }
+
+    /// Smallest set that may go on: the agreed one, and on the full graph the threshold.
+    #[must_use]
+    pub fn quorum(&self) -> usize {
+        let threshold = if self.holds_own() { self.plan.threshold } else { 0 };
+        (self.terms.cohort_min.max(COHORT_MIN) as usize).max(threshold)
+    }
+
+    /// The places of these names, which must be in name order.
+    ///
+    /// # Errors
+    /// A name that is out of order or on no place, as an alarm of this check.
+    pub fn places(&self, names: &[NodeName], check: &'static str) -> Result<Vec<usize>, Alarm> {
+        if names.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return Err(Alarm::new(check, "names must differ and be in order"));
+        }
+        let place = |name| self.index(name).ok_or_else(|| Alarm::new(check, format!("{name} is not on the roster")));
+        names.iter().map(place).collect()
+    }
+
+    /// Hash of a set of survivors.
+    #[must_use]
+    pub fn survivors_hash(&self, survivors: &[NodeName]) -> Hex<32> {
+        let names: Vec<&[u8]> = survivors.iter().map(|name| name.as_str().as_bytes()).collect();
+        Hex(hash(self.ctx, b"survivors", &[&[self.hash.0.as_slice()], names.as_slice()].concat()))
+    }
+
+    /// Is this the word of `index` for these survivors?
+    #[must_use]
+    pub fn agrees(&self, index: usize, survivors: &Hex<32>, signature: &Hex<64>) -> bool {
+        let id = &self.adverts[index].peer.id;
+        is_signed(id, self.ctx, Step::Agreement, &[&self.hash.0, &survivors.0], signature)
+    }
+}

@@ -1,0 +1,297 @@
+//! Attacks that must fail. Each has a control: the same check finds the leak where there is one.
+
+use std::collections::BTreeSet;
+
+use aivillage_base::wire::secure::{Hex, Secret};
+use aivillage_privacy::secagg::coordinator::{self, Unopened};
+use aivillage_privacy::secagg::mask;
+use aivillage_privacy::secagg::participant::Participant;
+use aivillage_privacy::secagg::ring;
+use aivillage_privacy::secagg::signed::{Context, KeyInMemory, Signer as _};
+
+use super::cohort::{CTX, Cohort, TestRng, name, signer, terms, values};
+
+fn nobody() -> BTreeSet<usize> {
+    BTreeSet::new()
+}
+
+/// Chi-square of the low bytes of words against the uniform distribution over 256 values.
+fn chi_square(words: &[i64]) -> f64 {
+    let mut counts = [0.0; 256];
+    for word in words {
+        counts[usize::from(word.to_le_bytes()[0])] += 1.0;
+    }
+    let expected = words.len() as f64 / 256.0;
+    counts.iter().map(|count| (count - expected).powi(2) / expected).sum()
+}
+
+/// Beyond this a uniform source comes once in 10^9 times (255 degrees of freedom).
+const UNIFORM_MAX: f64 = 420.0;
+
+#[test]
+fn a_recording_coordinator_learns_nothing_of_one_update_from_any_subset() {
+    let len = 20_000;
+    let mut cohort = Cohort::new(10, vec![vec![5; len]; 4]);
+    cohort.run();
+    let unmasking = cohort.unmasking().unwrap();
+    let inputs: Vec<&Vec<u8>> = cohort.inputs.values().map(|(bytes, _)| bytes).collect();
+    // Every proper subset of inputs, freed of every own mask it has learnt.
+    for subset in 1..15_u32 {
+        let mut sums = vec![0; len];
+        for (i, bytes) in inputs.iter().enumerate().filter(|(i, _)| subset >> i & 1 == 1) {
+            ring::unpack_add(bytes, cohort.width, &mut sums);
+            mask::apply(&unmasking.masks[i..=i], cohort.width, 0, &mut sums);
+        }
+        assert!(chi_square(&sums) < UNIFORM_MAX, "subset {subset:04b}: {}", chi_square(&sums));
+    }
+    // Control: with everything the sum is there, and far from uniform.
+    assert!(chi_square(&cohort.sum(&unmasking)) > 1e6);
+}
+
+#[test]
+fn replaced_swapped_and_resigned_keys_are_refused() {
+    let cohort = Cohort::new(11, values(4, 1));
+    let honest = cohort.adverts.clone();
+    let mut replaced = honest.clone();
+    replaced[2].mask_key = Hex([9; 32]);
+    let mut swapped = honest.clone();
+    (swapped[1].mask_key, swapped[2].mask_key) = (honest[2].mask_key, honest[1].mask_key);
+    let mut stranger = honest.clone();
+    let impostor = KeyInMemory::new(&[42; 32]);
+    stranger[2] = Participant::begin(CTX, cohort.terms, name(2), &impostor, &mut TestRng::new(5)).advert().clone();
+    for (adverts, check) in [(replaced, "signature"), (swapped, "signature")] {
+        let mut fresh = Cohort::new(11, values(4, 1));
+        assert_eq!(fresh.show(0, adverts).unwrap_err().check, check);
+        assert_eq!(fresh.show(0, honest.clone()).unwrap_err().check, check, "silent for ever");
+    }
+    let mut fresh = Cohort::new(11, values(4, 1));
+    let enrolled = |peer: &aivillage_base::wire::Peer| match peer.id == signer(2).id() || peer.name != name(2) {
+        true => Ok(()),
+        false => Err("another key than before".to_owned()),
+    };
+    let Cohort { machines, signers, rng, .. } = &mut fresh;
+    assert_eq!(machines[0].roster(stranger, &enrolled, &signers[0], rng).unwrap_err().check, "changed_key");
+    // Control.
+    let mut fresh = Cohort::new(11, values(4, 1));
+    fresh.show(0, honest).unwrap();
+}
+
+#[test]
+fn a_participants_own_entry_may_not_change_or_vanish() {
+    let honest = Cohort::new(12, values(5, 1)).adverts;
+    let mut other = Cohort::new(99, values(5, 1)).adverts;
+    let mut without = honest.clone();
+    without.remove(0);
+    let mut with_old = honest;
+    with_old[0] = other.remove(0);
+    for adverts in [without, with_old] {
+        assert_eq!(Cohort::new(12, values(5, 1)).show(0, adverts).unwrap_err().check, "own_entry");
+    }
+}
+
+#[test]
+fn two_survivor_sets_never_yield_both_secrets_of_one_participant() {
+    let mut cohort = Cohort::new(13, values(7, 2));
+    cohort.share(&nobody());
+    cohort.mask(&nobody());
+    let all = cohort.survivors();
+    let without: Vec<_> = all.iter().filter(|n| **n != name(6)).cloned().collect();
+    // Half is told that 6 survived, half that it left; each half vouches for what it was shown.
+    let (mut told_all, mut told_without) = (Vec::new(), Vec::new());
+    for i in 0..7 {
+        let (set, words) = if i < 3 || i == 6 { (&all, &mut told_all) } else { (&without, &mut told_without) };
+        let agreement = cohort.machines[i].survivors(set, &cohort.signers[i]).unwrap();
+        words.push((i, agreement));
+        let other = if set.len() == all.len() { &without } else { &all };
+        assert_eq!(cohort.machines[i].survivors(other, &cohort.signers[i]).unwrap_err().check, "equivocation");
+    }
+    // Neither half is as large as the threshold, so nobody opens anything.
+    let threshold = cohort.roster().plan().threshold;
+    assert!(told_all.len() < threshold && told_without.len() < threshold);
+}
+
+#[test]
+fn agreements_that_were_not_given_open_nothing() {
+    let mut cohort = Cohort::new(14, values(5, 2));
+    cohort.share(&nobody());
+    cohort.mask(&nobody());
+    cohort.agree(&nobody());
+    let good = cohort.agreed();
+    let open = |cohort: &mut Cohort, words: &[_]| cohort.machines[0].agreements(words, &cohort.signers[0]);
+    let mut forged = good.clone();
+    forged[1].signature = forged[2].signature;
+    assert_eq!(open(&mut cohort, &forged).unwrap_err().check, "agreements");
+    assert_eq!(open(&mut cohort, &good).unwrap_err().check, "agreements", "silent for ever");
+    let mut cohort = Cohort::new(14, values(5, 2));
+    cohort.share(&nobody());
+    cohort.mask(&nobody());
+    cohort.agree(&nobody());
+    let doubled = vec![good[0].clone(); 5];
+    assert_eq!(open(&mut cohort, &doubled).unwrap_err().check, "agreements");
+    let mut cohort = Cohort::new(14, values(5, 2));
+    cohort.share(&nobody());
+    cohort.mask(&nobody());
+    cohort.agree(&nobody());
+    let few = cohort.agreed()[..cohort.roster().plan().threshold - 1].to_vec();
+    assert_eq!(open(&mut cohort, &few).unwrap_err().check, "agreements");
+    // Control.
+    let mut cohort = Cohort::new(14, values(5, 2));
+    cohort.run();
+    cohort.unmasking().unwrap();
+}
+
+#[test]
+fn shares_of_another_round_or_pair_do_not_open() {
+    let mut cohort = Cohort::new(15, values(4, 1));
+    cohort.share(&nobody());
+    let mut boxes = cohort.boxes(0);
+    boxes.swap(0, 1);
+    (boxes[0].with, boxes[1].with) = (boxes[1].with.clone(), boxes[0].with.clone());
+    let sharers = cohort.sharers();
+    assert_eq!(cohort.machines[0].boxes(&sharers, &boxes).unwrap_err().check, "forged_box");
+
+    let mut earlier = Cohort::new(16, values(4, 1));
+    earlier.share(&nobody());
+    let mut cohort = Cohort::new(15, values(4, 1));
+    cohort.share(&nobody());
+    assert_eq!(cohort.machines[0].boxes(&sharers, &earlier.boxes(0)).unwrap_err().check, "forged_box");
+    // Control.
+    let mut cohort = Cohort::new(15, values(4, 1));
+    cohort.share(&nobody());
+    let boxes = cohort.boxes(0);
+    cohort.machines[0].boxes(&sharers, &boxes).unwrap();
+}
+
+#[test]
+fn wrong_shares_are_found_and_the_round_completes_with_good_ones() {
+    let mut cohort = Cohort::new(17, values(9, 3));
+    cohort.share(&nobody());
+    cohort.mask(&BTreeSet::from([8]));
+    cohort.agree(&nobody());
+    cohort.open(&nobody());
+    let threshold = cohort.roster().plan().threshold;
+    assert!(threshold < 8);
+    let bad = cohort.openings.get_mut(&name(1)).unwrap();
+    bad.shares[4].share = Secret(Hex([1; 32]));
+    let unmasking = cohort.unmasking().unwrap();
+    assert_eq!(unmasking.wrong, [(name(1), name(4))]);
+    assert_eq!(cohort.sum(&unmasking), cohort.plain());
+    // Nobody could have slipped it past the coordinator's first look: it is not what its sender signed.
+    let opening = &cohort.openings[&name(1)];
+    let checked = coordinator::check_opening(&cohort.roster(), &cohort.sharers(), &cohort.survivors(), 1, opening);
+    assert!(checked.is_err());
+    // Control: with too many wrong ones there is no sum, and no wrong one either.
+    for i in 0..6 {
+        cohort.openings.get_mut(&name(i)).unwrap().shares[4].share = Secret(Hex([1 + i as u8; 32]));
+    }
+    assert!(matches!(cohort.unmasking(), Err(Unopened::Wrong { of, .. }) if of == name(4)));
+}
+
+#[test]
+fn small_foreign_and_false_survivor_sets_are_refused() {
+    let all: Vec<_> = (0..5).map(name).collect();
+    let strangers = [&all[..], &[name(7)]].concat();
+    for set in [vec![], vec![name(0)], vec![name(0), name(1)], strangers, all[1..].to_vec()] {
+        let mut cohort = Cohort::new(18, values(5, 1));
+        cohort.share(&nobody());
+        cohort.mask(&nobody());
+        assert_eq!(cohort.machines[0].survivors(&set, &cohort.signers[0]).unwrap_err().check, "survivors", "{set:?}");
+    }
+    // One that is declared to have survived, and never sent shares.
+    let mut cohort = Cohort::new(18, values(5, 1));
+    cohort.share(&BTreeSet::from([4]));
+    cohort.mask(&nobody());
+    assert_eq!(cohort.machines[0].survivors(&all, &cohort.signers[0]).unwrap_err().check, "survivors");
+    // An own input that was delivered and is declared dropped.
+    let mut cohort = Cohort::new(18, values(5, 1));
+    cohort.share(&nobody());
+    cohort.mask(&nobody());
+    assert_eq!(cohort.machines[4].survivors(&all[..4], &cohort.signers[4]).unwrap_err().check, "survivors");
+}
+
+#[test]
+fn another_model_is_another_context() {
+    let mut cohort = Cohort::new(19, values(4, 1));
+    let mut rng = TestRng::new(1);
+    let other = Participant::begin(Context([1; 32]), terms(4), name(3), &signer(3), &mut rng);
+    let mut adverts = cohort.adverts.clone();
+    adverts[3] = other.advert().clone();
+    assert_eq!(cohort.show(0, adverts).unwrap_err().check, "signature");
+}
+
+#[test]
+fn a_second_roster_sharer_set_or_input_silences() {
+    let mut cohort = Cohort::new(20, values(5, 1));
+    cohort.show(0, cohort.adverts.clone()).unwrap();
+    let fewer = cohort.adverts[..4].to_vec();
+    assert_eq!(cohort.show(0, fewer).unwrap_err().check, "equivocation");
+
+    let mut cohort = Cohort::new(20, values(5, 1));
+    cohort.share(&nobody());
+    let (sharers, boxes) = (cohort.sharers(), cohort.boxes(0));
+    cohort.machines[0].boxes(&sharers, &boxes).unwrap();
+    assert_eq!(cohort.machines[0].boxes(&sharers[..4], &boxes[..3]).unwrap_err().check, "equivocation");
+
+    let mut cohort = Cohort::new(20, values(5, 1));
+    cohort.share(&nobody());
+    cohort.mask(&nobody());
+    assert_eq!(cohort.machines[0].input([1; 32], &cohort.signers[0]).unwrap_err().check, "two_inputs");
+    assert_eq!(cohort.machines[0].masks().unwrap_err().check, "two_inputs", "silent for ever");
+}
+
+#[test]
+fn an_input_after_the_survivors_are_fixed_changes_nothing() {
+    let mut cohort = Cohort::new(21, values(6, 2));
+    cohort.share(&nobody());
+    cohort.mask(&BTreeSet::from([5]));
+    cohort.agree(&nobody());
+    let (survivors, plain) = (cohort.survivors(), cohort.plain());
+    cohort.open(&nobody());
+    let sum = cohort.sum(&cohort.unmasking().unwrap());
+    assert_eq!(sum, plain);
+    // It comes now: whoever has answered answers for no other set.
+    cohort.send(5);
+    let wider = cohort.survivors();
+    assert_ne!(survivors, wider);
+    assert_eq!(cohort.machines[0].survivors(&wider, &cohort.signers[0]).unwrap_err().check, "equivocation");
+}
+
+#[test]
+fn values_at_the_bound_and_beyond_are_summed_mod_the_ring() {
+    let most = (1_i64 << 39) - 1;
+    let each = most / 4;
+    let mut cohort = Cohort::new(22, vec![vec![each, -each, each]; 4]);
+    cohort.run();
+    assert_eq!(cohort.sum(&cohort.unmasking().unwrap()), [each * 4, -each * 4, each * 4]);
+    // One at twice its bound wraps: the coordinator's bound on sums is what finds it.
+    let mut cohort = Cohort::new(22, vec![vec![most], vec![most], vec![0]]);
+    cohort.run();
+    assert_eq!(cohort.sum(&cohort.unmasking().unwrap()), [-2]);
+}
+
+#[test]
+fn sizes_of_messages_say_nothing_of_values() {
+    let sizes = |values: Vec<Vec<i64>>| {
+        let mut cohort = Cohort::new(23, values);
+        cohort.run();
+        let inputs: Vec<usize> = cohort.inputs.values().map(|(bytes, _)| bytes.len()).collect();
+        let shares: Vec<usize> = cohort.shares.values().map(|s| serde_json::to_string(s).unwrap().len()).collect();
+        let openings: Vec<usize> = cohort.openings.values().map(|o| serde_json::to_string(o).unwrap().len()).collect();
+        (inputs, shares, openings)
+    };
+    assert_eq!(sizes(vec![vec![0; 9]; 4]), sizes(vec![vec![-123_456_789; 9]; 4]));
+}
+
+#[test]
+fn nothing_secret_is_printed() {
+    let mut cohort = Cohort::new(24, values(4, 2));
+    cohort.run();
+    let printed = format!("{:?} {:?} {:?}", cohort.machines, cohort.openings, cohort.unmasking().unwrap());
+    for opening in cohort.openings.values() {
+        for share in &opening.shares {
+            assert!(!printed.contains(&share.share.0.to_string()), "a share is printed");
+        }
+    }
+    // Control: what is public is there.
+    assert!(printed.contains(cohort.roster().hash().to_string().as_str()));
+}

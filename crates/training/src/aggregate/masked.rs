@@ -1,0 +1,97 @@
+//! The sum of masked updates: added up in the ring as they were sent, freed of the masks that are left, read as integers.
+//!
+//! Values are streamed: a block of each update is added to the block's sums, then the key streams of the same block. Nothing
+//! scales with participants x model. Behind the values of an update lie [`BEHIND`](crate::secure::BEHIND) more, which say with
+//! what factors the updates were multiplied and what their nodes measured, in sum.
+
+use std::fmt::Debug;
+
+use aivillage_privacy::secagg::mask::{self, MaskKey, Sign};
+use aivillage_privacy::secagg::ring::{self, Width};
+use serde::{Deserialize, Serialize};
+
+use super::{Sums, WorkError};
+use crate::secure::{BEHIND, Behind};
+
+/// What is learnt of a masked round beside its model.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Sum of the factors of the updates: of examples, or of nodes where all count the same.
+    pub factors: u64,
+    /// Mean loss over the last local epoch, weighted by factors.
+    pub loss: f64,
+    /// Mean share of rows that the received model classified right, weighted by factors; None for regression.
+    pub accuracy: Option<f64>,
+}
+
+/// Bytes of masked updates, wherever they lie.
+pub(super) trait PackedRows: Sync + Debug {
+    /// Fills `out` with bytes of update `row` from `offset`.
+    fn read_packed(&self, row: usize, offset: u64, out: &mut [u8]) -> Result<(), WorkError>;
+}
+
+/// A sum of masked updates.
+#[derive(Debug)]
+pub(super) struct Masked<'a> {
+    rows: &'a dyn PackedRows,
+    count: usize,
+    masks: Vec<(MaskKey, Sign)>,
+    width: Width,
+    totals: Totals,
+}
+
+impl<'a> Masked<'a> {
+    /// The sum of `count` updates of `values` values; reads what lies behind them.
+    ///
+    /// # Errors
+    /// What lies behind cannot be true: a mask is missing, or a node lied.
+    pub(super) fn open(
+        rows: &'a dyn PackedRows,
+        (count, values): (usize, usize),
+        masks: Vec<(MaskKey, Sign)>,
+        width: Width,
+        (weight_max, classifies): (u32, bool),
+    ) -> Result<Self, WorkError> {
+        let totals = Totals { factors: 1, loss: 0.0, accuracy: None };
+        let mut masked = Self { rows, count, masks, width, totals };
+        let mut behind = [0; BEHIND];
+        masked.read(values, &mut behind)?;
+        let most = count as u64 * u64::from(weight_max);
+        masked.totals = Behind::totals(behind, most, classifies).map_err(WorkError::Unusable)?;
+        Ok(masked)
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        self.totals
+    }
+}
+
+impl Sums for Masked<'_> {
+    fn count(&self) -> u32 {
+        u32::try_from(self.count).unwrap_or(u32::MAX)
+    }
+
+    fn factors(&self) -> u64 {
+        self.totals.factors
+    }
+
+    fn read(&self, start: usize, out: &mut [i64]) -> Result<(), WorkError> {
+        let before = start % mask::UNIT;
+        if before > 0 {
+            let mut longer = vec![0; before + out.len()];
+            self.read(start - before, &mut longer)?;
+            out.copy_from_slice(&longer[before..]);
+            return Ok(());
+        }
+        out.fill(0);
+        let size = self.width.bytes();
+        let mut bytes = vec![0; out.len() * size];
+        for row in 0..self.count {
+            self.rows.read_packed(row, (start * size) as u64, &mut bytes)?;
+            ring::unpack_add(&bytes, self.width, out);
+        }
+        mask::apply(&self.masks, self.width, start as u64, out);
+        ring::centre_all(out, self.width);
+        Ok(())
+    }
+}

@@ -1,0 +1,360 @@
+//! The node's half of secure aggregation: training beside the exchange of keys, then the masked update, then the opening.
+//!
+//! ```text
+//! begin context (durable) -> advert -> roster: shares -> boxes -+-> masked update -> survivors: agreement -> opening
+//!                         \-> train -------------------------- -+
+//! ```
+//! The machine that decides is [`aivillage_privacy::secagg::participant`]; this carries its words. Messages may be lost: while
+//! it waits, it repeats its last word now and then, and the coordinator answers a repetition with what comes next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use aivillage_base::rng::os_bytes;
+use aivillage_base::wire::secure::{SecureDown, SecureTerms, SecureUp};
+use aivillage_base::wire::{Invitation, Peer, RoundKey, Up, UpdateHeader};
+use aivillage_base::{Architecture, NodeId, NodeName};
+use aivillage_privacy::rand_core::{CryptoRng, TryCryptoRng, TryRng};
+use aivillage_privacy::secagg::mask::{MaskKey, Sign};
+use aivillage_privacy::secagg::participant::Participant as Machine;
+use aivillage_privacy::secagg::ring::Width;
+use aivillage_privacy::secagg::roster::Alarm;
+use aivillage_privacy::secagg::signed::{Context, Signer};
+
+use super::{Participant, Prepared};
+use crate::round::RESTARTED;
+use crate::secure;
+
+/// Pause before the last word is said again.
+const REPEAT: Duration = Duration::from_secs(5);
+/// How much longer than its training a context may take until it is opened.
+const OPENING_TIME: Duration = Duration::from_secs(600);
+
+/// The keys by which a node knows the others.
+///
+/// # Behavior
+/// - The first key of a name is remembered, durably, before `check` returns; from then on another key is refused.
+pub trait Pins: Send + Sync + Debug {
+    /// Is this the key of this name?
+    ///
+    /// # Errors
+    /// One sentence: it is another one than before, or not on the node's roster.
+    fn check(&self, peer: &Peer) -> Result<(), String>;
+}
+
+/// The contexts that a node has begun.
+///
+/// # Behavior
+/// - `begin` returns after the context is durable, so that a node that restarts never begins one again.
+pub trait Contexts: Send + Sync + Debug {
+    /// Notes a context; false = it was begun before.
+    ///
+    /// # Errors
+    /// One sentence; nothing of the context may be said then.
+    fn begin(&self, ctx: &[u8; 32]) -> Result<bool, String>;
+}
+
+/// What a node brings to secure aggregation.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// Signs with the enrolled key.
+    pub signer: Arc<dyn Signer>,
+    /// The keys of others.
+    pub pins: Arc<dyn Pins>,
+    /// Contexts begun.
+    pub contexts: Arc<dyn Contexts>,
+}
+
+/// [`Pins`] in memory.
+#[derive(Debug, Default)]
+pub struct MemoryPins(Mutex<BTreeMap<NodeName, NodeId>>);
+
+impl Pins for MemoryPins {
+    fn check(&self, peer: &Peer) -> Result<(), String> {
+        let mut pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *pins.entry(peer.name.clone()).or_insert(peer.id);
+        drop(pins);
+        if known == peer.id { Ok(()) } else { Err(changed(peer, &known)) }
+    }
+}
+
+/// What is said of a key that is not the one remembered.
+#[must_use]
+pub fn changed(peer: &Peer, known: &NodeId) -> String {
+    format!(
+        "{} has the key {} now, and had {known} before: if it was enrolled anew, its owner can tell, and this node forgets \
+         the old key when its pin is removed",
+        peer.name, peer.id
+    )
+}
+
+/// [`Contexts`] in memory.
+#[derive(Debug, Default)]
+pub struct MemoryContexts(Mutex<BTreeSet<[u8; 32]>>);
+
+impl Contexts for MemoryContexts {
+    fn begin(&self, ctx: &[u8; 32]) -> Result<bool, String> {
+        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(*ctx))
+    }
+}
+
+/// Randomness of the operating system.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemRandom;
+
+impl TryRng for SystemRandom {
+    type Error = std::convert::Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        let mut bytes = [0; 4];
+        os_bytes(&mut bytes);
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        let mut bytes = [0; 8];
+        os_bytes(&mut bytes);
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
+        os_bytes(out);
+        Ok(())
+    }
+}
+
+impl TryCryptoRng for SystemRandom {}
+
+/// What an attempt under way hears.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// The next step.
+    Message(SecureDown),
+    /// The invitation came again: the last word was lost.
+    Again,
+}
+
+/// How long an attempt may take on the node, whose training has until `deadline`.
+pub(super) fn time(deadline: Duration) -> Duration {
+    deadline.saturating_mul(2) + OPENING_TIME
+}
+
+impl Participant {
+    /// A step of a context that this node knows nothing of: it has restarted, or has had enough of it.
+    pub(super) fn unknown_context(&self, key: RoundKey) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let alarm = Alarm::new(RESTARTED, "this node has no keys for the round");
+            this.raise(&key, &alarm).await;
+        });
+    }
+
+    async fn raise(&self, key: &RoundKey, alarm: &Alarm) {
+        tracing::warn!(%key, check = alarm.check, detail = alarm.detail, "silent on this round from now on");
+        let message = SecureUp::Alarm { check: alarm.check.to_owned(), detail: alarm.detail.clone() };
+        self.tell(key, message).await;
+    }
+
+    async fn tell(&self, key: &RoundKey, message: SecureUp) {
+        let note = match &message {
+            SecureUp::Advert(_) => "takes part: keys for the round".to_owned(),
+            SecureUp::Shares(shares) => format!("shares of its keys, sealed to {} others", shares.boxes.len()),
+            SecureUp::Agreement(agreement) => format!("vouches for the survivors {}", agreement.survivors),
+            SecureUp::Opening(opening) => format!("opens {} shares", opening.shares.len()),
+            SecureUp::Alarm { check, .. } => format!("alarm: {check}"),
+        };
+        self.say("keys", Up::Secure { key: key.clone(), message: Box::new(message) }, key, note).await;
+    }
+
+    /// Takes part in a round of secure aggregation, from its keys to the opening of the sum.
+    pub(super) async fn take_part_masked(
+        &self,
+        invitation: Invitation,
+        terms: SecureTerms,
+        mut inbox: mpsc::Receiver<Heard>,
+        cancel: &CancellationToken,
+    ) {
+        let key = invitation.key.clone();
+        let architecture = invitation.architecture.clone();
+        let begun = Session::begin(&invitation, terms, &self.deps.name, &self.deps.keys, &mut SystemRandom);
+        let mut session = match begun {
+            Ok(session) => session,
+            Err(alarm) => return self.raise(&key, &alarm).await,
+        };
+        self.tell(&key, session.last().clone()).await;
+        let training = self.fetch_and_train(invitation, cancel.clone());
+        tokio::pin!(training);
+        let mut trained = None;
+        let mut delivered = false;
+        let mut repeat = tokio::time::interval_at(tokio::time::Instant::now() + REPEAT, REPEAT);
+        loop {
+            let heard = tokio::select! {
+                result = &mut training, if trained.is_none() && !delivered => {
+                    match result {
+                        Ok(prepared) => trained = Some(prepared),
+                        Err(reason) => return self.failed(&key, reason).await,
+                    }
+                    None
+                }
+                heard = inbox.recv() => match heard {
+                    Some(heard) => Some(heard),
+                    None => return,
+                },
+                _ = repeat.tick() => Some(Heard::Again),
+            };
+            match heard {
+                None => {}
+                Some(Heard::Again) => self.tell(&key, session.last().clone()).await,
+                Some(Heard::Message(message)) => match session.step(message, &self.deps.keys, &mut SystemRandom) {
+                    Ok(true) => {
+                        repeat.reset();
+                        self.tell(&key, session.last().clone()).await;
+                    }
+                    Ok(false) => {}
+                    Err(alarm) => return self.raise(&key, &alarm).await,
+                },
+            }
+            if session.has_masks()
+                && let Some(prepared) = trained.take()
+            {
+                match self.mask(&mut session, prepared, architecture.clone()).await {
+                    Ok(masked) => delivered = self.deliver(masked).await,
+                    Err(alarm) => return self.raise(&key, &alarm).await,
+                }
+                if !delivered {
+                    return;
+                }
+                repeat.reset();
+            }
+        }
+    }
+
+    /// Masks an update, and keeps the state that belongs to it.
+    async fn mask(
+        &self,
+        session: &mut Session,
+        prepared: Prepared,
+        architecture: Architecture,
+    ) -> Result<Prepared, Alarm> {
+        let masking = session.masking()?;
+        let store = Arc::clone(&self.deps.state);
+        let work = move || {
+            let masked = masking.mask(prepared);
+            if !masked.state.is_empty() {
+                store.put(&masked.mark(), &architecture, &masked.state)?;
+            }
+            Ok(masked)
+        };
+        let masked = tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string()).flatten();
+        let mut masked = masked.map_err(|detail: String| Alarm::new("masking", detail))?;
+        session.vouch(&mut masked.header, &self.deps.keys)?;
+        Ok(masked)
+    }
+}
+
+/// A context under way: pure but for what [`Keys`] keep.
+#[derive(Debug)]
+pub struct Session {
+    machine: Machine,
+    terms: SecureTerms,
+    last: SecureUp,
+}
+
+/// What masks an update: computed where it may take its time.
+#[derive(Debug)]
+pub struct Masking {
+    masks: Vec<(MaskKey, Sign)>,
+    terms: SecureTerms,
+    width: Width,
+}
+
+impl Masking {
+    /// The update under its masks, with what was measured behind its values.
+    #[must_use]
+    pub fn mask(&self, prepared: Prepared) -> Prepared {
+        prepared.masked(&self.masks, &self.terms, self.width)
+    }
+}
+
+impl Session {
+    /// Notes that this context is begun, then makes keys for it.
+    ///
+    /// # Errors
+    /// [`Alarm`]: it was begun before, or that cannot be noted.
+    pub fn begin(
+        invitation: &Invitation,
+        terms: SecureTerms,
+        name: &NodeName,
+        keys: &Keys,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self, Alarm> {
+        let ctx = Context::of(invitation);
+        match keys.contexts.begin(&ctx.0) {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(Alarm::new(RESTARTED, "this node has begun the round before, and has no keys for it"));
+            }
+            Err(detail) => return Err(Alarm::new("contexts", detail)),
+        }
+        let machine = Machine::begin(ctx, terms, name.clone(), &*keys.signer, rng);
+        let last = SecureUp::Advert(Box::new(machine.advert().clone()));
+        Ok(Self { machine, terms, last })
+    }
+
+    /// The last word: said again while nothing new is heard.
+    #[must_use]
+    pub fn last(&self) -> &SecureUp {
+        &self.last
+    }
+
+    /// Takes a step of the coordinator; true = there is a new [`Self::last`] word to say.
+    ///
+    /// # Errors
+    /// [`Alarm`]: silent from now on.
+    pub fn step(&mut self, message: SecureDown, keys: &Keys, rng: &mut impl CryptoRng) -> Result<bool, Alarm> {
+        let signer = &*keys.signer;
+        self.last = match message {
+            SecureDown::Roster { adverts } => {
+                let vouch = |peer: &Peer| keys.pins.check(peer);
+                SecureUp::Shares(self.machine.roster(adverts, &vouch, signer, rng)?)
+            }
+            SecureDown::Boxes { sharers, boxes } => {
+                self.machine.boxes(&sharers, &boxes)?;
+                return Ok(false);
+            }
+            SecureDown::Survivors { survivors } => SecureUp::Agreement(self.machine.survivors(&survivors, signer)?),
+            SecureDown::Agreements { agreed } => SecureUp::Opening(self.machine.agreements(&agreed, signer)?),
+        };
+        Ok(true)
+    }
+
+    /// Can an update be masked?
+    #[must_use]
+    pub fn has_masks(&self) -> bool {
+        self.machine.has_masks()
+    }
+
+    /// What masks the update.
+    ///
+    /// # Errors
+    /// [`Alarm`]
+    pub fn masking(&mut self) -> Result<Masking, Alarm> {
+        let masks = self.machine.masks()?;
+        let width = secure::check_terms(&self.terms).map_err(|detail| Alarm::new("terms", detail))?;
+        Ok(Masking { masks, terms: self.terms, width })
+    }
+
+    /// Vouches for a masked update: for this one, and no other.
+    ///
+    /// # Errors
+    /// [`Alarm`]
+    pub fn vouch(&mut self, header: &mut UpdateHeader, keys: &Keys) -> Result<(), Alarm> {
+        header.secure = Some(self.machine.input(header.payload.digest.0, &*keys.signer)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,371 @@
+//! The steps of secure aggregation within an attempt: who has said what, whom it waits for, what it fixes next.
+//!
+//! `keying (adverts, then shares) -> collecting -> unmasking (agreements, then openings) -> publishing`. A member that falls
+//! silent is waited for as long as an invited one; who has raised an alarm is not waited for. Each list of
+//! [`SecureRecord`] is fixed by one persisted step and never changes, so a restarted coordinator says the same again.
+
+use std::sync::Arc;
+
+use aivillage_base::wire::secure::{Agreed, SecureDown, SecureUp, Shares};
+use aivillage_privacy::secagg::coordinator;
+use aivillage_privacy::secagg::roster::{self, Roster};
+use aivillage_privacy::secagg::signed::{self, Context};
+
+use super::*;
+use crate::aggregate::Totals;
+use crate::record::{SecureMember, SecureRecord};
+use crate::step::Opened;
+
+/// An alarm that speaks of no fault: the node has restarted, and its keys of the round are gone.
+pub const RESTARTED: &str = "restarted";
+
+/// What a member has to act on next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Due {
+    /// Its invitation.
+    Invitation,
+    /// A message of the protocol.
+    Secure(SecureDown),
+}
+
+/// Which of a member's words a step waits for.
+type Said = fn(&SecureMember) -> bool;
+
+impl Round {
+    /// What is agreed on, under secure aggregation.
+    #[must_use]
+    pub fn secure(&self) -> Option<&SecureRecord> {
+        self.record.secure.as_ref()
+    }
+
+    /// Fewest counted updates: as the job asks, and as the threshold of the roster needs.
+    pub(super) fn needed(&self) -> usize {
+        self.roster.as_ref().map_or(self.limits.min, |roster| roster.quorum().max(self.limits.min))
+    }
+
+    /// The roster of the adverts that were fixed; None before.
+    pub(super) fn fixed_roster(record: &RoundRecord, members: &BTreeMap<NodeName, Member>) -> Option<Arc<Roster>> {
+        let secure = record.secure.as_ref().filter(|secure| !secure.roster.is_empty())?;
+        let adverts = secure.roster.iter().filter_map(|name| members.get(name)?.said()?.advert.clone());
+        Roster::new(Context(secure.ctx.0), &secure.terms, adverts.collect()).ok().map(Arc::new)
+    }
+
+    /// What this member has to act on now, if there is something it has not answered yet.
+    #[must_use]
+    pub fn due(&self, name: &NodeName) -> Option<Due> {
+        let member = self.members.get(name)?;
+        let Some(secure) = self.secure() else {
+            let waits = self.collecting() && member.record.state == MemberState::Invited;
+            return waits.then_some(Due::Invitation);
+        };
+        let said = member.record.secure.as_deref();
+        if said.is_some_and(|said| said.alarm.is_some()) {
+            return None;
+        }
+        let on = |list: &[NodeName]| list.binary_search(name).is_ok();
+        let owes = |has_said: Said| !said.is_some_and(has_said);
+        match self.record.stage {
+            Stage::Keying if secure.roster.is_empty() => {
+                (member.record.state == MemberState::Invited).then_some(Due::Invitation)
+            }
+            Stage::Keying => {
+                let waits = on(&secure.roster) && owes(|said| said.shares.is_some());
+                waits.then(|| Due::Secure(self.roster_message()))
+            }
+            Stage::Collecting => {
+                let waits = on(&secure.sharers) && member.record.state == MemberState::Invited;
+                waits.then(|| self.boxes_message(name).map(Due::Secure)).flatten()
+            }
+            Stage::Unmasking if !on(&secure.survivors) => None,
+            Stage::Unmasking if secure.agreed.is_empty() => owes(|said| said.agreement.is_some())
+                .then(|| Due::Secure(SecureDown::Survivors { survivors: secure.survivors.clone() })),
+            Stage::Unmasking => owes(|said| said.opening.is_some())
+                .then(|| Due::Secure(SecureDown::Agreements { agreed: secure.agreed.clone() })),
+            Stage::Publishing | Stage::Done { .. } | Stage::Abandoned { .. } => None,
+        }
+    }
+
+    fn roster_message(&self) -> SecureDown {
+        SecureDown::Roster { adverts: self.roster.as_ref().map(|r| r.adverts().to_vec()).unwrap_or_default() }
+    }
+
+    fn boxes_message(&self, name: &NodeName) -> Option<SecureDown> {
+        let (secure, roster) = (self.secure()?, self.roster.as_ref()?);
+        let sent = secure.sharers.iter().filter_map(|name| {
+            let shares = self.members.get(name)?.said()?.shares.clone()?;
+            Some((name.clone(), shares))
+        });
+        let sent: BTreeMap<NodeName, Shares> = sent.collect();
+        let boxes = coordinator::boxes_for(roster, &sent, roster.index(name)?);
+        Some(SecureDown::Boxes { sharers: secure.sharers.clone(), boxes })
+    }
+
+    /// A member says something of the protocol. Returns its record if that is news. What does not fit the open step is no news;
+    /// what is false silences its sender.
+    pub fn say(&mut self, now: Now, peer: &Peer, message: &SecureUp) -> Option<MemberRecord> {
+        let elapsed = self.elapsed(now);
+        let member = self.members.get(&peer.name).filter(|m| m.record.peer == *peer)?;
+        let mut said = member.record.secure.as_deref().cloned().unwrap_or_default();
+        if said.alarm.is_some() || !self.waits() {
+            return None;
+        }
+        let heard = self.judge_word(peer, message, &mut said);
+        let member = self.members.get_mut(&peer.name)?;
+        if let SecureUp::Advert(_) = message {
+            member.answered = true;
+            member.since_ms = elapsed;
+        }
+        let fault = match heard {
+            Ok(false) => return None,
+            Ok(true) => None,
+            Err(fault) => Some(fault),
+        };
+        if let Some((check, detail)) = fault {
+            let reason = format!("{check}: {detail}");
+            if member.record.state == MemberState::Invited {
+                member.record.state = match check.as_str() {
+                    RESTARTED => MemberState::Silent,
+                    _ => MemberState::Failed { reason: reason.clone() },
+                };
+            }
+            said.alarm = Some(reason);
+        }
+        member.record.secure = Some(Box::new(said));
+        Some(member.record.clone())
+    }
+
+    /// Notes a member's word if it is news; an error is what silences it: the check and a sentence.
+    fn judge_word(&self, peer: &Peer, message: &SecureUp, said: &mut SecureMember) -> Result<bool, (String, String)> {
+        let Some(secure) = self.secure() else { return Ok(false) };
+        let stage = &self.record.stage;
+        let placed = self.roster.as_ref().and_then(|roster| Some((roster, roster.index(&peer.name)?)));
+        let survived = secure.survivors.binary_search(&peer.name).is_ok();
+        let fault = |check: &str, detail: String| Err((check.to_owned(), detail));
+        match message {
+            SecureUp::Advert(advert) => {
+                if *stage != Stage::Keying || self.roster.is_some() || said.advert.as_ref() == Some(advert) {
+                    return Ok(false);
+                }
+                if advert.peer != *peer || !roster::advert_is_signed(Context(secure.ctx.0), advert) {
+                    let detail = "its keys are not signed by its enrolled key for this context".to_owned();
+                    return fault("signature", detail);
+                }
+                said.advert = Some((**advert).clone());
+            }
+            SecureUp::Shares(shares) => {
+                let Some((roster, place)) = placed.filter(|_| *stage == Stage::Keying) else { return Ok(false) };
+                if said.shares.is_some() {
+                    return Ok(false);
+                }
+                if let Err(detail) = coordinator::check_shares(roster, place, shares) {
+                    return fault("shares", detail);
+                }
+                said.shares = Some(shares.clone());
+            }
+            SecureUp::Agreement(agreement) => {
+                let open = *stage == Stage::Unmasking && survived && said.agreement.is_none();
+                let Some((roster, place)) = placed.filter(|_| open) else { return Ok(false) };
+                if let Err(detail) = coordinator::check_agreement(roster, &secure.survivors, place, agreement) {
+                    return fault("agreement", detail);
+                }
+                said.agreement = Some(agreement.clone());
+            }
+            SecureUp::Opening(opening) => {
+                let open = *stage == Stage::Unmasking && survived && said.opening.is_none();
+                let Some((roster, place)) = placed.filter(|_| open) else { return Ok(false) };
+                let checked = coordinator::check_opening(roster, &secure.sharers, &secure.survivors, place, opening);
+                if let Err(detail) = checked {
+                    return fault("opening", detail);
+                }
+                said.opening = Some(opening.clone());
+            }
+            SecureUp::Alarm { check, detail } => return fault(check, detail.clone()),
+        }
+        Ok(true)
+    }
+
+    /// Who of `names` has said it, in name order, and whether anybody who has not is still waited for.
+    fn heard<'n>(&self, now: Now, names: impl Iterator<Item = &'n NodeName>, said: Said) -> (Vec<NodeName>, bool) {
+        let elapsed = self.elapsed(now);
+        let (mut heard, mut waiting) = (Vec::new(), false);
+        for name in names {
+            let Some(member) = self.members.get(name) else { continue };
+            if member.said().is_some_and(said) {
+                heard.push(name.clone());
+            } else {
+                let silent = elapsed >= self.step_ms.max(member.since_ms) + self.limits.silence_ms;
+                let alarmed = member.said().is_some_and(|said| said.alarm.is_some());
+                let out = match member.record.state {
+                    MemberState::Invited | MemberState::Counted(_) => false,
+                    MemberState::Declined(_)
+                    | MemberState::Failed { .. }
+                    | MemberState::Refused { .. }
+                    | MemberState::Carried
+                    | MemberState::Silent => true,
+                };
+                waiting |= !(silent || alarmed || out);
+            }
+        }
+        (heard, waiting)
+    }
+
+    /// Who has said what the open step of keying or unmasking waits for; whether somebody is still waited for; and whether
+    /// it is enough to go on.
+    fn step_state(&self, now: Now) -> (Vec<NodeName>, bool, bool) {
+        let Some(secure) = self.secure() else { return (Vec::new(), false, false) };
+        let enough = |answered: &[NodeName]| {
+            let roster = self.roster.as_ref();
+            roster.is_some_and(|r| coordinator::is_enough(r, &secure.sharers, &secure.survivors, answered))
+        };
+        match self.record.stage {
+            Stage::Keying if secure.roster.is_empty() => {
+                let (heard, waiting) = self.heard(now, self.members.keys(), |said| said.advert.is_some());
+                let enough = heard.len() >= self.limits.min;
+                (heard, waiting, enough)
+            }
+            Stage::Keying => {
+                let (heard, waiting) = self.heard(now, secure.roster.iter(), |said| said.shares.is_some());
+                let enough = heard.len() >= self.needed();
+                (heard, waiting, enough)
+            }
+            Stage::Unmasking if secure.agreed.is_empty() => {
+                let (heard, waiting) = self.heard(now, secure.survivors.iter(), |said| said.agreement.is_some());
+                let enough = enough(&heard);
+                (heard, waiting, enough)
+            }
+            Stage::Unmasking => {
+                let (heard, waiting) = self.heard(now, secure.survivors.iter(), |said| said.opening.is_some());
+                let enough = enough(&heard);
+                (heard, waiting, enough)
+            }
+            Stage::Collecting | Stage::Publishing | Stage::Done { .. } | Stage::Abandoned { .. } => {
+                (Vec::new(), false, false)
+            }
+        }
+    }
+
+    /// Should the step of keying or unmasking be closed?
+    pub(super) fn step_verdict(&self, now: Now) -> Verdict {
+        let (heard, waiting, enough) = self.step_state(now);
+        let elapsed = self.elapsed(now);
+        let late = match self.record.stage {
+            Stage::Keying => elapsed >= self.limits.timeout_ms,
+            _ => elapsed >= self.step_ms + self.limits.timeout_ms,
+        };
+        if enough && (late || !waiting) {
+            return Verdict::Next;
+        }
+        if waiting && !late {
+            return Verdict::Wait;
+        }
+        let Some(secure) = self.secure() else { return Verdict::Wait };
+        let (what, needed) = match self.record.stage {
+            Stage::Keying if secure.roster.is_empty() => ("sent keys", self.limits.min),
+            Stage::Keying => ("sent shares of their keys", self.needed()),
+            _ if secure.agreed.is_empty() => ("vouch for the survivors", self.needed()),
+            _ => ("opened their shares", self.needed()),
+        };
+        let when = if late { "at the deadline " } else { "" };
+        self.abandoned(format!("{when}{} of the {needed} needed participants {what}", heard.len()))
+    }
+
+    /// Fixes what the open step has brought. Returns records that changed beside the attempt's own.
+    ///
+    /// # Errors
+    /// What was brought cannot be used: a sentence.
+    pub fn next(&mut self, now: Now) -> Result<Vec<MemberRecord>, String> {
+        let (heard, _, _) = self.step_state(now);
+        self.step_ms = self.elapsed(now);
+        let Some(mut secure) = self.record.secure.clone() else { return Ok(Vec::new()) };
+        let mut left_out = Vec::new();
+        match self.record.stage {
+            Stage::Keying => {
+                let fixing_roster = secure.roster.is_empty();
+                if fixing_roster {
+                    secure.roster = heard.clone();
+                    self.record.secure = Some(secure.clone());
+                    let adverts = heard.iter().filter_map(|name| self.members.get(name)?.said()?.advert.clone());
+                    let roster = Roster::new(Context(secure.ctx.0), &secure.terms, adverts.collect());
+                    self.roster = Some(Arc::new(roster.map_err(|alarm| alarm.to_string())?));
+                } else {
+                    secure.sharers = heard.clone();
+                    self.record.stage = Stage::Collecting;
+                }
+                for member in self.members.values_mut().filter(|m| m.record.state == MemberState::Invited) {
+                    if heard.binary_search(&member.record.peer.name).is_err() {
+                        member.record.state = MemberState::Silent;
+                        left_out.push(member.record.clone());
+                    }
+                }
+            }
+            Stage::Unmasking if secure.agreed.is_empty() => {
+                let word = |name: &NodeName| {
+                    let agreement = self.members.get(name)?.said()?.agreement.clone()?;
+                    Some(Agreed { name: name.clone(), signature: agreement.signature })
+                };
+                secure.agreed = heard.iter().filter_map(word).collect();
+            }
+            Stage::Unmasking => self.record.stage = Stage::Publishing,
+            Stage::Collecting | Stage::Publishing | Stage::Done { .. } | Stage::Abandoned { .. } => {}
+        }
+        self.record.secure = Some(secure);
+        Ok(left_out)
+    }
+
+    /// The survivors are those whose updates count.
+    pub(super) fn fix_survivors(&mut self, now: Now) {
+        let survivors: Vec<NodeName> = self.counted().map(|(name, _)| name.clone()).collect();
+        self.step_ms = self.elapsed(now);
+        if let Some(secure) = &mut self.record.secure {
+            secure.survivors = survivors;
+        }
+    }
+
+    /// What was learnt beside the model.
+    pub fn note_totals(&mut self, totals: Option<Totals>) {
+        if let Some(secure) = &mut self.record.secure {
+            secure.totals = totals;
+        }
+    }
+
+    /// Everything that opens the sum.
+    #[must_use]
+    pub fn opened(&self) -> Option<Opened> {
+        let secure = self.secure()?;
+        let said = |name: &NodeName| self.members.get(name)?.said();
+        let advert = |name: &NodeName| said(name)?.advert.clone();
+        let commitment = |name: &NodeName| Some((name.clone(), said(name)?.shares.as_ref()?.commitment));
+        let opening = |name: &NodeName| Some((name.clone(), said(name)?.opening.clone()?));
+        Some(Opened {
+            terms: secure.terms,
+            ctx: secure.ctx,
+            adverts: secure.roster.iter().filter_map(advert).collect(),
+            sharers: secure.sharers.clone(),
+            commitments: secure.survivors.iter().filter_map(commitment).collect(),
+            openings: secure.survivors.iter().filter_map(opening).collect(),
+        })
+    }
+
+    /// Does a member vouch for this masked update?
+    pub(super) fn masked_fault(&self, peer: &Peer, header: &UpdateHeader) -> Option<(&'static str, String)> {
+        let (secure, roster) = (self.secure()?, self.roster.as_ref()?);
+        let Some(input) = &header.secure else {
+            let detail = "the round sums masked updates, and this one is not masked: nothing of it is kept".to_owned();
+            return Some(("not_masked", detail));
+        };
+        let ctx = Context(secure.ctx.0);
+        let known = input.roster == roster.hash();
+        let payload = &header.payload.digest.0;
+        if !known || !signed::input_is_signed(&peer.id, ctx, &input.roster, payload, &input.signature) {
+            let detail = "nobody enrolled vouches for this update on this roster".to_owned();
+            return Some(("bad_signature", detail));
+        }
+        None
+    }
+}
+
+impl Member {
+    fn said(&self) -> Option<&SecureMember> {
+        self.record.secure.as_deref()
+    }
+}

@@ -1,0 +1,107 @@
+//! Secure aggregation through the door: the same model as without, nothing of single updates, refusals by name.
+
+use serde_json::{Map, json};
+
+use aivillage_training::participant::NodePolicy;
+use aivillage_training::{JobRequest, StrategyChoice, TrainingError};
+
+use super::LARGE;
+use super::village::{Village, request};
+
+fn secure(request: JobRequest) -> JobRequest {
+    JobRequest { privacy_techniques: Some(vec!["secure_aggregation".into()]), ..request }
+}
+
+fn with(name: &str, request: JobRequest) -> JobRequest {
+    JobRequest { strategy: Some(StrategyChoice { name: name.into(), config: Map::new() }), ..request }
+}
+
+#[tokio::test]
+async fn a_secure_job_ends_in_the_plain_jobs_model_and_shows_no_update() {
+    for (features, strategy) in [(3, "fedavg"), (LARGE, "fedavg"), (3, "scaffold"), (LARGE, "fedadam"), (3, "fedprox")]
+    {
+        let plain = Village::new(features, &["a", "b", "c"]).await;
+        let job = plain.training().create(with(strategy, request(3, 3))).await.unwrap();
+        let expected = plain.completed(&job).await;
+        let village = Village::new(features, &["a", "b", "c"]).await;
+        let job = village.training().create(secure(with(strategy, request(3, 3)))).await.unwrap();
+        assert_eq!(village.completed(&job).await, expected, "{strategy} with {features} features");
+        let seen = plain.training().status(&job).await.unwrap();
+        let view = village.training().status(&job).await.unwrap();
+        for (round, plain) in view.rounds.iter().zip(&seen.rounds) {
+            assert!(round.secure && round.weight == Some(if strategy == "scaffold" { 3 } else { 33 }));
+            let (loss, expected) = (round.loss.unwrap(), plain.loss.unwrap());
+            assert!(strategy == "scaffold" || (loss - expected).abs() < 1e-3, "{loss} {expected}");
+            for member in &round.members {
+                assert_eq!(member.status, "counted");
+                assert!(member.weight.is_none() && member.metrics.is_none() && member.steps.is_none());
+            }
+        }
+        for entry in village.logs.values().flat_map(|log| log.0.lock().unwrap().clone()) {
+            assert!(!entry.note.contains("weight"), "{entry:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_coordinator_restarted_again_and_again_ends_in_the_same_model() {
+    let calm = Village::new(LARGE, &["a", "b", "c"]).await;
+    let job = calm.training().create(request(4, 3)).await.unwrap();
+    let expected = calm.completed(&job).await;
+    let mut disturbed = Village::new(LARGE, &["a", "b", "c"]).await;
+    let job = disturbed.training().create(secure(request(4, 3))).await.unwrap();
+    for pause in [1, 2, 3, 5, 8, 13, 21, 34] {
+        tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
+        disturbed.restart().await;
+    }
+    assert_eq!(disturbed.completed(&job).await, expected);
+}
+
+#[tokio::test]
+async fn a_node_that_allows_no_plain_update_takes_part_in_secure_jobs_only() {
+    let strict = || NodePolicy { allow_plain_updates: false, ..NodePolicy::default() };
+    let mut village = Village::new(3, &["a", "b"]).await;
+    village.join("c", 9, strict()).await;
+    let job = village.training().create(secure(request(1, 3))).await.unwrap();
+    village.completed(&job).await;
+    let mut village = Village::new(3, &["a", "b"]).await;
+    village.join("c", 9, strict()).await;
+    let job = village.training().create(request(1, 3)).await.unwrap();
+    let view = village.until(&job, |view| !view.rounds.is_empty()).await;
+    let c = view.rounds[0].members.iter().find(|m| m.name.as_str() == "c").unwrap();
+    assert_eq!(c.status, "declined");
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_is_refused_at_submit_with_the_way_out() {
+    let village = Village::new(3, &["a", "b", "c"]).await;
+    let mut kept = secure(request(1, 3));
+    kept.retain_updates = true;
+    let mut parameter = secure(request(1, 3));
+    parameter.privacy = json!({"corupt": 0.1}).as_object().unwrap().clone();
+    let mut hopeless = secure(request(1, 3));
+    hopeless.privacy = json!({"corrupt": 0.4, "dropout": 0.4}).as_object().unwrap().clone();
+    hopeless.max_participants = Some(20);
+    let mut unused = request(1, 3);
+    unused.privacy = json!({"clip": 1.0}).as_object().unwrap().clone();
+    let cases = [
+        (secure(with("median", request(1, 3))), "/strategy/name", "has to see single updates"),
+        (secure(with("krum", request(1, 5))), "/strategy/name", "choose fedavg"),
+        (secure(with("fedbuff", request(1, 10))), "/strategy/name", "a cohort that is agreed on before"),
+        (secure(request(1, 2)), "/min_participants", "at least 3 participants, 2 were asked for"),
+        (kept, "/retain_updates", "nobody has single updates"),
+        (parameter, "/privacy/corupt", "did you mean `corrupt`"),
+        (hopeless, "/privacy", "participants"),
+        (unused, "/privacy/clip", "does not use"),
+    ];
+    for (mut request, pointer, part) in cases {
+        if let Some(choice) = request.strategy.as_mut().filter(|choice| choice.name == "krum") {
+            choice.config = json!({"byzantine": 1}).as_object().unwrap().clone();
+        }
+        let Err(TrainingError::Refused(faults)) = village.training().create(request).await else {
+            panic!("{pointer} {part} was accepted");
+        };
+        let found = faults.iter().any(|fault| fault.pointer == pointer && fault.detail.contains(part));
+        assert!(found, "{pointer} {part}: {faults:?}");
+    }
+}
