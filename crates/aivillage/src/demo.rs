@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 use aivillage_base::Architecture;
 use aivillage_base::time::{Clock, SystemClock, rfc3339};
 use aivillage_engine::data::{Bundled, Split, split};
+use aivillage_privacy::secagg::roster::COHORT_MIN;
+use aivillage_training::secure::TECHNIQUE;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
@@ -59,12 +61,22 @@ pub struct DemoArgs {
     /// Then train again while gateway and nodes are killed with SIGKILL: the model must be the same, bit by bit
     #[arg(long)]
     pub chaos: bool,
+    /// Train without secure aggregation: the gateway sees each node's update; the model is the same, bit by bit
+    #[arg(long)]
+    pub plain: bool,
     /// Go on serving until Ctrl-C
     #[arg(long)]
     pub keep: bool,
     /// One JSON document on stdout; everything else on stderr
     #[arg(long)]
     pub json: bool,
+}
+
+impl DemoArgs {
+    /// The privacy techniques of the job.
+    fn techniques(&self) -> &'static [&'static str] {
+        if self.plain { &[] } else { &[TECHNIQUE] }
+    }
 }
 
 /// A bundled data set.
@@ -154,6 +166,13 @@ async fn interrupt() -> Result<&'static str, CliError> {
 fn prepare(args: DemoArgs) -> Result<Setting, CliError> {
     if args.chaos {
         chaos::check(args.rounds)?;
+    }
+    if args.nodes < COHORT_MIN && !args.plain {
+        let message = format!(
+            "secure aggregation needs at least {COHORT_MIN} nodes: of two, each learns the other's update from the sum"
+        );
+        let hint = format!("--nodes {COHORT_MIN}, or --plain: the gateway then sees each node's update");
+        return Err(CliError::new(ExitCode::Usage, message).hint(hint));
     }
     let recipe = Recipe::of(args.dataset);
     let wrong = |e: &dyn std::fmt::Display| CliError::new(ExitCode::Usage, e.to_string()).hint("take fewer --nodes");
@@ -256,6 +275,7 @@ fn document(setting: &Setting, outcome: &Outcome, report: &Path) -> Value {
         "rounds": args.rounds,
         "nodes": args.nodes,
         "seed": args.seed,
+        "privacy_techniques": args.techniques(),
         "local_accuracy": comparison.alone_last(),
         "best_local_accuracy": comparison.best_alone().1,
         "federated_accuracy": outcome.run.accuracy,

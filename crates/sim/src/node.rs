@@ -124,7 +124,7 @@ impl Node {
     pub(crate) fn down(&mut self, world: &mut World, process: usize, message: &Down) -> Result<(), Breach> {
         match message {
             Down::Invite(invitation) => self.invited(world, process, invitation)?,
-            Down::Secure { key, message } => self.stepped(world, process, key, message),
+            Down::Secure { key, message } => self.stepped(world, process, key, message)?,
             Down::RoundClosed { key, .. } => {
                 if self.work.get(&key.job).is_some_and(|w| w.invitation.key == *key) {
                     self.drop_work(&key.job);
@@ -344,21 +344,29 @@ impl Node {
         self.say(world, process, Up::Secure { key: key.clone(), message: Box::new(message) });
     }
 
-    fn stepped(&mut self, world: &mut World, process: usize, key: &RoundKey, message: &SecureDown) {
+    fn stepped(
+        &mut self,
+        world: &mut World,
+        process: usize,
+        key: &RoundKey,
+        message: &SecureDown,
+    ) -> Result<(), Breach> {
         let work = self.work.get_mut(&key.job).filter(|w| w.invitation.key == *key);
         let Some((work, session)) = work.and_then(|w| Some((w.process = process, w.session.as_mut()?))) else {
-            return self.raise(world, process, key, &Alarm::new(RESTARTED, "no keys for the round"));
+            self.raise(world, process, key, &Alarm::new(RESTARTED, "no keys for the round"));
+            return Ok(());
         };
         let () = work;
         match session.step(message.clone(), &self.keys, &mut world.secrets) {
             Ok(true) => self.repeat(world, key),
             Ok(false) => self.mask(world, key),
+            // Whatever dies and whatever is lost, nobody here lies.
             Err(alarm) => {
-                world.witness.alarms += 1;
-                self.drop_work(&key.job);
-                self.raise(world, process, key, &alarm);
+                let detail = format!("{} was led into an alarm by an honest coordinator: {alarm}", self.peer.name);
+                return Err(Breach { invariant: "one answer", detail });
             }
         }
+        Ok(())
     }
 
     /// Masks and sends the update, if both it and the masks are there.

@@ -46,6 +46,10 @@ pub struct Report {
     pub abandoned: usize,
     /// Updates that counted in a later round than the one they were made for.
     pub stale: usize,
+    /// Rounds published whose updates were summed under masks.
+    pub masked: usize,
+    /// Masked rounds published without a node whose masked update had been declared lost.
+    pub dropped: usize,
     /// Updates kept after their round.
     pub retained: usize,
     /// Requests that were answered.
@@ -170,7 +174,7 @@ impl Village {
         serving::look(&mut self.world)?;
         self.world.witness.all_there(&records.iter().map(|r| r.spec.job_id.clone()).collect::<BTreeSet<_>>())?;
         let mut jobs = Vec::new();
-        let (mut abandoned, mut stale, mut retained) = (0, 0, 0);
+        let (mut abandoned, mut stale, mut retained, mut masked, mut dropped) = (0, 0, 0, 0, 0);
         for record in records {
             let id = record.spec.job_id.clone();
             let cancelled = self.world.plan.cancel_last && self.jobs.last().is_some_and(|j| j.job_id == id);
@@ -188,6 +192,11 @@ impl Village {
             let world = &self.world;
             let models = world.witness.replay(&*world.conduct, &world.blobs, &saved)?;
             stale += saved.attempts.iter().map(stale_updates).sum::<usize>();
+            let done = saved.attempts.iter().filter(|a| matches!(a.stage, Stage::Done { .. }));
+            for secure in done.filter_map(|attempt| attempt.secure.as_ref()) {
+                masked += 1;
+                dropped += usize::from(secure.survivors.len() < secure.sharers.len());
+            }
             retained += saved.attempts.iter().map(|r| r.retained().count()).sum::<usize>();
             abandoned += saved.attempts.len() - models.len();
             jobs.push((id, record.life.status(), models));
@@ -201,6 +210,8 @@ impl Village {
             strategy: self.world.plan.strategy.strategy.name(),
             abandoned,
             stale,
+            masked,
+            dropped,
             retained,
             answered: serving::completed(&self.world),
             tally: self.world.net.tally.clone(),

@@ -72,8 +72,6 @@ pub(crate) struct Witness {
     payloads: BTreeMap<Digest, Bytes>,
     /// What lies under the masks of an update that was sent masked.
     unmasked: BTreeMap<Digest, (UpdateHeader, Bytes)>,
-    /// How often a node was silenced by what it was shown.
-    pub(crate) alarms: u64,
     /// Newest epoch of each lease.
     epochs: BTreeMap<String, u64>,
     /// Jobs that have ended, as they ended.

@@ -14,7 +14,7 @@ use aivillage_base::{Architecture, Digest, NodeName};
 use crate::config::Selection;
 use crate::record::{Base, Counted, JobRecord, Life, MemberRecord, MemberState, RoundRecord, Saved, Stage};
 use crate::recruit::{self, Candidate};
-use crate::round::{CARRIED_RETRY_MS, Due, Round, Verdict};
+use crate::round::{CARRIED_RETRY_MS, Due, Round, Verdict, Word};
 use crate::spec::Start;
 use crate::step::{Change, ComputeError, Effect, Input, Made, Step};
 use crate::view::{EventKind, JobStatus};
@@ -301,9 +301,10 @@ impl Job {
             return;
         };
         match round.say(now, peer, message) {
-            None => self.tell(peer, step),
-            member @ Some(_) => {
-                self.member_changed(member, step);
+            Word::Old => self.tell(peer, step),
+            Word::New => self.advance(now, step),
+            Word::Silenced(member) => {
+                self.member_changed(Some(member), step);
                 self.advance(now, step);
             }
         }

@@ -31,7 +31,7 @@ mod secure;
 mod verdict;
 
 pub(crate) use judge::CARRIED_RETRY_MS;
-pub use secure::{Due, RESTARTED};
+pub use secure::{Due, RESTARTED, Word};
 
 /// The time an attempt has taken is persisted this often within its timeout.
 const NOTES: u64 = 20;

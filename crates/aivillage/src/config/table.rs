@@ -185,11 +185,7 @@ pub const KEYS: &[Key] = &[
         .not_yet_but(NO_DP, NO_DP_INSTEAD),
     key("training.privacy.max_privacy_budget", Kind::Above { min: 0.0, max: 100_000.0 }, "epsilon", "Privacy loss one participant may spend in all.")
         .not_yet_but(NO_DP, NO_DP_INSTEAD),
-    key("training.privacy.enable_secure_aggregation", Kind::Bool, "", "Secure aggregation for jobs that do not say otherwise.")
-        .not_yet_but(
-            "there is no secure aggregation yet: a job that does not say `privacy_techniques: []` is refused",
-            "say `privacy_techniques: []` in the job, or set the key to false: the gateway then sees each node's update",
-        ),
+    key("training.privacy.enable_secure_aggregation", Kind::Bool, "", "Secure aggregation for jobs that do not say otherwise."),
     key("training.privacy.differential_privacy_adaptive", Kind::Bool, "", "Adapt the clipping bound to the updates.").not_yet(NO_DP),
     key("training.mobile.enabled", Kind::Bool, "", "Keep this section's rules for mobile nodes.").not_yet(NO_MOBILE),
     key("training.mobile.min_battery_percent", count(0, 100), "%", "Charge below which a device is not used.").not_yet_under(MOBILE, NO_MOBILE),
@@ -204,7 +200,7 @@ pub const KEYS: &[Key] = &[
     key("training.fog.dynamic_allocation", Kind::Bool, "", "Add and release fog sessions while a job runs.").not_yet(NO_FOG),
     key("training.fog.harvest_during_idle", Kind::Bool, "", "Harvest devices while nobody uses them.").not_yet(NO_HARVEST),
     key("training.aggregation.default_strategy", Kind::Word(&STRATEGIES), "", "Strategy of a job that names none."),
-    key("training.aggregation.byzantine_tolerance", Kind::Bool, "", "Jobs that name no strategy get a robust one: default_strategy if it is, else geometric_median."),
+    key("training.aggregation.byzantine_tolerance", Kind::Bool, "", "Jobs that name no strategy get a robust one (default_strategy if it is, else geometric_median), secure ones a bound on the norm of updates."),
     key("training.aggregation.enable_compression", Kind::Bool, "", "Compress updates on the wire.").not_yet("updates travel uncompressed"),
     key("training.aggregation.hierarchical_clusters", Kind::Bool, "", "Sum updates in a tree of aggregators.")
         .not_yet("there are no aggregators yet: the coordinator sums every update"),

@@ -484,11 +484,11 @@ fn promises_that_are_not_kept_are_named_with_the_way_out() {
     ] {
         of(key);
     }
-    expect!["training.privacy.enable_secure_aggregation = true: there is no secure aggregation yet: a job that does not say `privacy_techniques: []` is refused (say `privacy_techniques: []` in the job, or set the key to false: the gateway then sees each node's update)"].assert_eq(&of("training.privacy.enable_secure_aggregation").to_string());
     expect!["network.p2p.discovery_interval_seconds = 300: there is no mesh yet: nodes talk to the gateway only (set `network.p2p.enabled: false`)"].assert_eq(&of("network.p2p.discovery_interval_seconds").to_string());
     expect!["inference.cache_size_gb = 10.0: there is no result cache yet: every request is computed (set `cache_size_gb: 0`)"].assert_eq(&of("inference.cache_size_gb").to_string());
     for kept in [
         "training.default_rounds",
+        "training.privacy.enable_secure_aggregation",
         "training.aggregation.byzantine_tolerance",
         "training.aggregation.hierarchical_clusters",
         "training.mobile.require_charging",

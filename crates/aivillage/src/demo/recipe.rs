@@ -69,8 +69,7 @@ impl Recipe {
             "max_participants": args.nodes,
             "dataset_requirements": { "dataset": self.data.name() },
             "strategy": { "name": "fedavg" },
-            // Secure aggregation is not built yet: the gateway sees each node's update, and the demonstration says so.
-            "privacy_techniques": [],
+            "privacy_techniques": args.techniques(),
             "hyperparameters": hyperparameters,
             "seed": args.seed,
         })

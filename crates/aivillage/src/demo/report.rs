@@ -70,9 +70,10 @@ pub(crate) fn html(setting: &Setting, outcome: &Outcome) -> String {
     let _infallible = write!(
         body,
         "<h2>What is protected, and what is not yet</h2>\n<p>No row of data left its node; each node keeps a log of every \
-         thing that it sent. The gateway saw each node's update: secure aggregation is not built in this version.</p>\n\
+         thing that it sent. {}</p>\n\
          <p class=soft>Model BLAKE3 <code>{}</code>. Made by <code>aivillage demo --dataset {dataset} --nodes {} --rounds {} \
          --seed {}</code>, version {}.</p>\n",
+        updates(args.plain),
         outcome.run.blake3,
         args.nodes,
         args.rounds,
@@ -239,4 +240,15 @@ fn chaos(outcome: &Outcome) -> String {
         outcome.run.blake3,
         disturbed.blake3
     )
+}
+
+/// What the gateway saw of updates.
+fn updates(plain: bool) -> &'static str {
+    match plain {
+        true => "The gateway saw each node's update.",
+        false => {
+            "Updates were summed under masks (secure aggregation): the gateway learnt their sum, and of each one its size and \
+             how many values were clipped. What the finished model gives away about the data is not limited."
+        }
+    }
 }

@@ -70,10 +70,15 @@ impl Story {
             args.rounds,
             setting.recipe.training.epochs
         ));
-        self.say(
-            "No row leaves its node. The gateway sees each node's update until secure aggregation is built, so the job",
-        );
-        self.say("asks for none (`privacy_techniques: []`).");
+        match args.plain {
+            true => self.say("No row leaves its node. The gateway sees each node's update (`--plain`)."),
+            false => {
+                self.say("No row leaves its node, and no update in the clear: each travels under masks that only the sum of all");
+                self.say(
+                    "is free of (secure aggregation), so the gateway learns that sum and nothing else of any of them.",
+                );
+            }
+        }
     }
 
     pub(crate) fn accuracies(self, setting: &Setting, run: &Run, comparison: &Comparison) {

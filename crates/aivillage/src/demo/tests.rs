@@ -4,7 +4,7 @@ use super::*;
 use crate::demo::serve::Example;
 
 fn setting(dataset: DatasetName) -> Setting {
-    let args = DemoArgs { dataset, nodes: 3, rounds: 4, seed: 7, chaos: false, keep: false, json: true };
+    let args = DemoArgs { dataset, nodes: 3, rounds: 4, seed: 7, chaos: false, plain: false, keep: false, json: true };
     let recipe = Recipe::of(dataset);
     let split = split(recipe.data, 3, ALPHA, 7).unwrap();
     let architecture = recipe.architecture(&split.test).unwrap();

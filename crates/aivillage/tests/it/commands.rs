@@ -65,7 +65,8 @@ fn configuration_can_be_checked_shown_and_described() {
     let checked: Value = serde_json::from_str(&run(&["config", "check", "--json"]).ok()).unwrap();
     let unkept: Vec<&str> =
         checked["not_in_effect"].as_array().unwrap().iter().map(|e| e["key"].as_str().unwrap()).collect();
-    assert!(unkept.contains(&"training.privacy.enable_secure_aggregation"), "{unkept:?}");
+    assert!(unkept.contains(&"training.privacy.differential_privacy_adaptive"), "{unkept:?}");
+    assert!(!unkept.contains(&"training.privacy.enable_secure_aggregation"), "{unkept:?}");
     let mut command = aivillage();
     command.args(["config", "show", "--json"]).env("AIVILLAGE_TRAINING__DEFAULT_ROUNDS", "17");
     let shown: Value = serde_json::from_str(&say(command).ok()).unwrap();
@@ -99,9 +100,10 @@ fn submit(village: &Village, yaml: &str) -> Said {
 async fn a_job_that_privacy_or_names_forbid_is_refused_with_the_way_out() {
     let dir = tempfile::tempdir().unwrap();
     let village = Village::without_node(dir.path());
-    // The configuration promises secure aggregation, which is not built: a job that does not opt out is refused.
-    let refused = submit(&village, "job_name: x\nmodel_architecture: mlp\nstrategy: {name: fedavg}\n").refused(8);
-    for part in ["training.privacy.enable_secure_aggregation", r#""privacy_techniques": []"#, "set that key to false"] {
+    // The configuration promises secure aggregation: a job that says nothing gets it, or is refused where it cannot.
+    let alone = "job_name: x\nmodel_architecture: mlp\nstrategy: {name: fedavg}\nmin_participants: 2\n";
+    let refused = submit(&village, alone).refused(8);
+    for part in ["at least 3 participants, 2 were asked for", r#""privacy_techniques": []"#, "raise min_participants"] {
         assert!(refused.contains(part), "{part} is missing:\n{refused}");
     }
     let asked =

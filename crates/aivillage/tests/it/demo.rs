@@ -37,7 +37,16 @@ fn killed_again_and_again_the_demonstration_ends_in_the_same_model() {
 fn the_hospitals_story_is_told_in_words() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = aivillage();
-    command.current_dir(dir.path()).args(["demo", "--dataset", "breast_cancer", "--nodes", "2", "--rounds", "3"]);
+    command.current_dir(dir.path()).args([
+        "demo",
+        "--dataset",
+        "breast_cancer",
+        "--nodes",
+        "2",
+        "--rounds",
+        "3",
+        "--plain",
+    ]);
     let story = say(command).ok();
     for part in [
         "node-2 alone",

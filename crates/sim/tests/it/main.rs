@@ -18,10 +18,14 @@ fn asked(variable: &str) -> Option<u64> {
 }
 
 /// Steps at which coordinators must die, before and after, in some seed.
-const STEPS: [&str; 9] = [
+const STEPS: [&str; 13] = [
     "job_created",
     "job_changed",
     "round_opened",
+    "roster_fixed",
+    "sharers_fixed",
+    "survivors_fixed",
+    "agreements_fixed",
     "update_stored",
     "round_closed",
     "round_published",
@@ -90,11 +94,14 @@ fn check_models(report: &Report) {
 fn every_promise_holds_for_every_seed_and_every_fault_strikes() {
     let mut tally = Tally::default();
     let (mut abandoned, mut answered, mut stale, mut retained) = (0, 0, 0, 0);
+    let (mut masked, mut dropped) = (0, 0);
     let mut strategies: BTreeMap<&str, u64> = BTreeMap::new();
     for result in seeds(asked("SIM_SEEDS").unwrap_or(SEEDS), Plan::drawn, Result::is_err) {
         let report = result.unwrap_or_else(|violation| panic!("{violation}"));
         *strategies.entry(report.strategy).or_default() += 1;
         stale += report.stale;
+        masked += report.masked;
+        dropped += report.dropped;
         retained += report.retained;
         check_models(&report);
         tally.add(&report.tally);
@@ -102,6 +109,7 @@ fn every_promise_holds_for_every_seed_and_every_fault_strikes() {
         answered += report.answered;
     }
     println!("{tally:?}; {abandoned} attempts given up, {answered} requests answered");
+    println!("{masked} rounds summed under masks, {dropped} of them without somebody who had sent shares");
     println!("{stale} updates counted in a later round, {retained} kept; {strategies:?}");
     for name in aivillage_training::strategy::BUILT {
         assert!(strategies.contains_key(name), "{name} never ran");
@@ -114,7 +122,7 @@ fn every_promise_holds_for_every_seed_and_every_fault_strikes() {
             assert!(tally.at_step(kind, step) > 0, "{kind:?} never struck at {step}");
         }
     }
-    assert!(abandoned > 0 && answered > 0 && stale > 0 && retained > 0);
+    assert!(abandoned > 0 && answered > 0 && stale > 0 && retained > 0 && masked > 0 && dropped > 0);
 }
 
 #[test]

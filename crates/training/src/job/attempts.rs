@@ -21,11 +21,18 @@ impl Job {
         match verdict {
             Verdict::Wait => {}
             Verdict::Next => match round.next(now) {
-                Ok(left_out) => {
+                Ok(changed) => {
                     let publishing = *round.stage() == Stage::Publishing;
+                    let key = round.key().clone();
                     step.changes.push(Change::Round(Box::new(round.record(now))));
-                    for member in left_out {
-                        self.member_changed(Some(member), step);
+                    for member in changed {
+                        match member.state {
+                            // What it said of keys is for the record, not for people.
+                            MemberState::Invited | MemberState::Counted(_) => {
+                                step.changes.push(Change::Member(key.clone(), member));
+                            }
+                            _ => self.member_changed(Some(member), step),
+                        }
                     }
                     match publishing {
                         true => step.effects.extend(self.compute(now)),

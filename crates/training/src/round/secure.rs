@@ -28,6 +28,17 @@ pub enum Due {
     Secure(SecureDown),
 }
 
+/// What became of a member's word.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Word {
+    /// It is known, or its step is not open.
+    Old,
+    /// It is noted.
+    New,
+    /// It was false, or an alarm: nothing more is taken from this member, whose record has changed.
+    Silenced(MemberRecord),
+}
+
 /// Which of a member's words a step waits for.
 type Said = fn(&SecureMember) -> bool;
 
@@ -100,23 +111,23 @@ impl Round {
         Some(SecureDown::Boxes { sharers: secure.sharers.clone(), boxes })
     }
 
-    /// A member says something of the protocol. Returns its record if that is news. What does not fit the open step is no news;
-    /// what is false silences its sender.
-    pub fn say(&mut self, now: Now, peer: &Peer, message: &SecureUp) -> Option<MemberRecord> {
+    /// A member says something of the protocol. What does not fit the open step is no news; what is false silences its
+    /// sender. News is persisted with the step that it completes: a restarted coordinator asks for it again.
+    pub fn say(&mut self, now: Now, peer: &Peer, message: &SecureUp) -> Word {
         let elapsed = self.elapsed(now);
-        let member = self.members.get(&peer.name).filter(|m| m.record.peer == *peer)?;
+        let Some(member) = self.members.get(&peer.name).filter(|m| m.record.peer == *peer) else { return Word::Old };
         let mut said = member.record.secure.as_deref().cloned().unwrap_or_default();
         if said.alarm.is_some() || !self.waits() {
-            return None;
+            return Word::Old;
         }
         let heard = self.judge_word(peer, message, &mut said);
-        let member = self.members.get_mut(&peer.name)?;
+        let Some(member) = self.members.get_mut(&peer.name) else { return Word::Old };
         if let SecureUp::Advert(_) = message {
             member.answered = true;
             member.since_ms = elapsed;
         }
         let fault = match heard {
-            Ok(false) => return None,
+            Ok(false) => return Word::Old,
             Ok(true) => None,
             Err(fault) => Some(fault),
         };
@@ -129,9 +140,11 @@ impl Round {
                 };
             }
             said.alarm = Some(reason);
+            member.record.secure = Some(Box::new(said));
+            return Word::Silenced(member.record.clone());
         }
         member.record.secure = Some(Box::new(said));
-        Some(member.record.clone())
+        Word::New
     }
 
     /// Notes a member's word if it is news; an error is what silences it: the check and a sentence.
@@ -269,7 +282,7 @@ impl Round {
         self.abandoned(format!("{when}{} of the {needed} needed participants {what}", heard.len()))
     }
 
-    /// Fixes what the open step has brought. Returns records that changed beside the attempt's own.
+    /// Fixes what the open step has brought. Returns the records of all who have spoken in it, and of all who are left out.
     ///
     /// # Errors
     /// What was brought cannot be used: a sentence.
@@ -277,7 +290,8 @@ impl Round {
         let (heard, _, _) = self.step_state(now);
         self.step_ms = self.elapsed(now);
         let Some(mut secure) = self.record.secure.clone() else { return Ok(Vec::new()) };
-        let mut left_out = Vec::new();
+        let spoken = heard.iter().filter_map(|name| Some(self.members.get(name)?.record.clone()));
+        let mut changed: Vec<MemberRecord> = spoken.collect();
         match self.record.stage {
             Stage::Keying => {
                 let fixing_roster = secure.roster.is_empty();
@@ -294,7 +308,7 @@ impl Round {
                 for member in self.members.values_mut().filter(|m| m.record.state == MemberState::Invited) {
                     if heard.binary_search(&member.record.peer.name).is_err() {
                         member.record.state = MemberState::Silent;
-                        left_out.push(member.record.clone());
+                        changed.push(member.record.clone());
                     }
                 }
             }
@@ -309,7 +323,7 @@ impl Round {
             Stage::Collecting | Stage::Publishing | Stage::Done { .. } | Stage::Abandoned { .. } => {}
         }
         self.record.secure = Some(secure);
-        Ok(left_out)
+        Ok(changed)
     }
 
     /// The survivors are those whose updates count.
