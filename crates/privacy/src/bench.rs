@@ -46,7 +46,7 @@ pub fn measure(bench: MaskBench, clock: &dyn Clock) -> f64 {
                 let elapsed_ms = clock.now().monotonic_ms.saturating_sub(started);
                 if elapsed_ms >= limit {
                     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 bytes and milliseconds")]
-                    let (bytes, ms) = ((VALUES * bench.width.bytes() * keys.len()) as f64, elapsed_ms as f64);
+                    let (bytes, ms) = ((VALUES * mask::word_bytes(bench.width) * keys.len()) as f64, elapsed_ms as f64);
                     return bytes * f64::from(passes) / (ms * 1e6);
                 }
             }
