@@ -2,6 +2,7 @@
 
 use aivillage_base::NodeName;
 use aivillage_base::ports::{Blobs, Fence, Records};
+use aivillage_base::wire::{Down, Peer};
 use aivillage_training::aggregate;
 use aivillage_training::step::{ComputeError, ComputePlan, Made};
 
@@ -28,6 +29,10 @@ pub trait Conduct: Send + Sync + std::fmt::Debug {
     /// What it shows the store as proof of its lease.
     fn fence(&self, fence: Fence) -> Option<Fence> {
         Some(fence)
+    }
+    /// What it sends to node number `node`, when it ought to send `message`.
+    fn tells(&self, _to: &Peer, _node: usize, message: Down) -> Down {
+        message
     }
     /// What it sums.
     fn compute(&self, plan: ComputePlan) -> ComputePlan {

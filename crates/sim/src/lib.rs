@@ -21,6 +21,7 @@
 pub mod conduct;
 mod events;
 pub mod faults;
+pub mod lies;
 mod net;
 mod node;
 pub mod plan;

@@ -12,6 +12,7 @@ use aivillage_base::{JobId, bundle};
 use aivillage_privacy::secagg::roster::Alarm;
 use aivillage_privacy::secagg::signed::KeyInMemory;
 use aivillage_training::Trainer;
+use aivillage_training::participant::policy::{Moment, Refusal, judge};
 use aivillage_training::participant::secure::Session;
 use aivillage_training::participant::state::{end, settle};
 use aivillage_training::participant::{
@@ -168,8 +169,8 @@ impl Node {
             return Ok(());
         }
         self.drop_work(&key.job);
-        if let Err(declined) = self.policy.judge(invitation) {
-            self.say(world, process, Up::Answer { key: key.clone(), declined: Some(declined) });
+        if let Err(refusal) = judge(&self.policy, world.now(), invitation, Moment::Asked) {
+            self.decline(world, process, key, refusal);
             return Ok(());
         }
         let mut session = None;
@@ -208,6 +209,22 @@ impl Node {
         }
         self.call(world, key.clone(), Question::Fetch(invitation.model));
         Ok(())
+    }
+
+    fn upload(&mut self, world: &mut World, key: &RoundKey, update: Prepared) {
+        let Some(work) = self.work.get(&key.job) else { return };
+        let (process, moment) = (work.process, Moment::Leaving(&update.header));
+        if let Err(refusal) = judge(&self.policy, world.now(), &work.invitation, moment) {
+            self.drop_work(&key.job);
+            self.decline(world, process, key, refusal);
+            return;
+        }
+        self.call(world, key.clone(), Question::Upload(Box::new(update.header), update.payload));
+    }
+
+    fn decline(&self, world: &mut World, process: usize, key: &RoundKey, refusal: Refusal) {
+        let declined = Some(refusal.signed(&*self.keys.signer, key));
+        self.say(world, process, Up::Answer { key: key.clone(), declined });
     }
 
     /// Says something once; if it is lost, a reminder will ask for it again.
@@ -312,7 +329,7 @@ impl Node {
                     return;
                 }
                 world.witness.payload(&prepared.payload);
-                self.call(world, key.clone(), Question::Upload(Box::new(prepared.header), prepared.payload));
+                self.upload(world, key, prepared);
             }
             Err(reason) => self.failed(world, key, reason),
         }
@@ -358,8 +375,18 @@ impl Node {
         };
         let () = work;
         match session.step(message.clone(), &self.keys, &mut world.secrets) {
-            Ok(true) => self.repeat(world, key),
+            Ok(true) => {
+                if let SecureUp::Opening(opening) = session.last() {
+                    world.witness.opening(key, &self.peer, session.survivors(), opening)?;
+                }
+                self.repeat(world, key);
+            }
             Ok(false) => self.mask(world, key),
+            Err(alarm) if world.plan.hostile => {
+                world.witness.alarms += 1;
+                self.drop_work(&key.job);
+                self.raise(world, process, key, &alarm);
+            }
             // Whatever dies and whatever is lost, nobody here lies.
             Err(alarm) => {
                 let detail = format!("{} was led into an alarm by an honest coordinator: {alarm}", self.peer.name);
@@ -389,7 +416,7 @@ impl Node {
         match made {
             Ok(masked) => {
                 world.witness.masked(&masked.payload, plain);
-                self.call(world, key.clone(), Question::Upload(Box::new(masked.header), masked.payload));
+                self.upload(world, key, masked);
             }
             Err(alarm) => {
                 let process = work.process;

@@ -31,6 +31,8 @@ pub struct Plan {
     pub min_participants: usize,
     /// How updates become models.
     pub strategy: Chosen,
+    /// Does somebody lie? Then a job may fail, by name.
+    pub hostile: bool,
     /// Are updates summed under masks?
     pub secure: bool,
     /// Are updates kept as blobs, however small?
@@ -91,6 +93,7 @@ impl Plan {
             rounds: if buffer { 6 } else { 3 },
             min_participants,
             strategy: strategy_of(seed, min_participants),
+            hostile: false,
             secure,
             store_updates: rng.below(2) == 0,
             requests: 12,
@@ -117,6 +120,7 @@ impl Plan {
             clip: None,
             job_id: JobId::new(format!("job-{job}")).expect("invariant: a valid id"),
             job_name: format!("job {job}"),
+            publisher: "simulation".into(),
             start: Start::Recipe(Recipe::LinearRegression),
             total_rounds: self.rounds,
             min_participants: count(self.min_participants),

@@ -15,6 +15,7 @@ use aivillage_training::job::{Job, Rules};
 use aivillage_training::kept::Kept;
 use aivillage_training::record::{JobRecord, MemberRecord, RoundRecord, Saved};
 use aivillage_training::recruit::Candidate;
+use aivillage_training::refusals::fault_of;
 use aivillage_training::step::{Change, ComputeError, Effect, Input, Step};
 use aivillage_training::store;
 use bytes::Bytes;
@@ -212,6 +213,8 @@ impl Process {
         let peer = self.peers[from.node].clone();
         match question {
             Question::Say(Up::Answer { key, declined }) => {
+                let fault = declined.as_ref().and_then(|declined| fault_of(&peer, &key, declined));
+                assert_eq!(fault, None, "a simulated node signs its refusals");
                 self.push(world, Work::Job(key.job.clone(), Input::Answer(peer, key, declined)));
             }
             Question::Say(Up::TrainingFailed { key, reason }) => {

@@ -9,6 +9,7 @@ use aivillage_base::wire::{NodeType, Peer};
 use aivillage_base::{Digest, JobId, NodeName, RequestId, bundle};
 use aivillage_privacy::secagg::signed::{KeyInMemory, Signer as _};
 use aivillage_training::participant::NodePolicy;
+use aivillage_training::participant::policy::RetainUpdates;
 use aivillage_training::record::{JobRecord, Life, RoundRecord, Stage};
 use aivillage_training::recruit::Candidate;
 use aivillage_training::spec::JobSpec;
@@ -48,6 +49,8 @@ pub struct Report {
     pub stale: usize,
     /// Rounds published whose updates were summed under masks.
     pub masked: usize,
+    /// How often a node was silenced by what it was shown.
+    pub alarms: u64,
     /// Masked rounds published without a node whose masked update had been declared lost.
     pub dropped: usize,
     /// Updates kept after their round.
@@ -96,7 +99,7 @@ impl Village {
         let strict = |n: usize| n == 0 && plan.min_participants + 1 == plan.nodes && seed.is_multiple_of(4);
         let policy = |n: usize| NodePolicy {
             max_rounds: strict(n).then_some(1),
-            allow_retained_updates: n.is_multiple_of(2),
+            retain_updates: if n.is_multiple_of(2) { RetainUpdates::IfAsked } else { RetainUpdates::Withheld },
             ..NodePolicy::default()
         };
         let node =
@@ -181,6 +184,7 @@ impl Village {
             match &record.life {
                 Life::Completed { .. } => {}
                 Life::Cancelled if cancelled => {}
+                Life::Failed { .. } if self.world.plan.hostile => {}
                 life @ (Life::Created | Life::Running | Life::Failed { .. } | Life::Cancelled) => {
                     return Err(Breach { invariant: "I7", detail: format!("{id} ended as {life:?}") });
                 }
@@ -212,6 +216,7 @@ impl Village {
             stale,
             masked,
             dropped,
+            alarms: self.world.witness.alarms,
             retained,
             answered: serving::completed(&self.world),
             tally: self.world.net.tally.clone(),

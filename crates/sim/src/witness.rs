@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use aivillage_base::ports::{Blobs, put_blob};
+use aivillage_base::wire::secure::Opening;
 use aivillage_base::wire::{BlobRef, Peer, Receipt, RoundKey, UpdateHeader};
 use aivillage_base::{Digest, JobId, NodeName, RequestId};
 use aivillage_inference::core::Books;
@@ -72,6 +73,10 @@ pub(crate) struct Witness {
     payloads: BTreeMap<Digest, Bytes>,
     /// What lies under the masks of an update that was sent masked.
     unmasked: BTreeMap<Digest, (UpdateHeader, Bytes)>,
+    /// How often a node was silenced by what it was shown.
+    pub(crate) alarms: u64,
+    /// Who has opened a share of what: by attempt and participant, of the seed of its mask and of its masking key.
+    opened: BTreeMap<(RoundKey, NodeName), [BTreeSet<NodeName>; 2]>,
     /// Newest epoch of each lease.
     epochs: BTreeMap<String, u64>,
     /// Jobs that have ended, as they ended.
@@ -95,6 +100,19 @@ impl Witness {
         self.payload(masked);
         self.payload(&plain.payload);
         self.unmasked.insert(Digest::of(masked), (plain.header.clone(), plain.payload.clone()));
+    }
+
+    /// A node opens shares for these survivors: never may both secrets of one participant be within reach.
+    pub(crate) fn opening(&mut self, key: &RoundKey, from: &Peer, survivors: &[NodeName], opening: &Opening) -> Seen {
+        for share in &opening.shares {
+            let left = usize::from(survivors.binary_search(&share.of).is_err());
+            let opened = self.opened.entry((key.clone(), share.of.clone())).or_default();
+            opened[left].insert(from.name.clone());
+            // No threshold is below half of the cohort.
+            let both = opened.iter().all(|holders| holders.len() * 2 > survivors.len());
+            hold("one answer", !both, || format!("both secrets of {} are open in {key}", share.of))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn acquired(&mut self, lease: String, epoch: u64) -> Seen {

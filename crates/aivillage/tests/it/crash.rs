@@ -24,6 +24,12 @@ impl Scenario {
         Self { nodes, job }
     }
 
+    fn secure() -> Self {
+        let mut scenario = Self::of(3, json!({"name": "fedavg"}));
+        scenario.job["privacy_techniques"] = json!(["secure_aggregation"]);
+        scenario
+    }
+
     fn plain() -> Self {
         Self::of(2, json!({"name": "fedavg"}))
     }
@@ -218,6 +224,34 @@ async fn control_variates_survive_a_gateway_killed_wherever_a_model_is_made() {
 async fn a_control_variate_survives_its_node_killed_at_any_of_its_steps() {
     let scaffold = Scenario::of(2, json!({"name": "scaffold"}));
     sweep(&scaffold, Victim::Node, &["before", "after"], &[("state", ROUNDS), ("update", ROUNDS)], None).await;
+}
+
+/// Steps of secure aggregation at the gateway.
+const SECURE_STEPS: [(&str, u32); 7] = [
+    ("round_opened", 1),
+    ("roster_fixed", 1),
+    ("sharers_fixed", 1),
+    ("survivors_fixed", 1),
+    ("agreements_fixed", 1),
+    ("round_closed", 1),
+    ("round_published", 1),
+];
+
+#[tokio::test]
+async fn a_gateway_killed_at_any_step_of_secure_aggregation_ends_in_the_plain_model() {
+    let home = tempfile::tempdir().unwrap();
+    let (http, link) = template(home.path(), 3).await;
+    let place = (http.as_str(), link.as_str());
+    let plain = run(home.path(), place, &Scenario::of(3, json!({"name": "fedavg"})), None).await.unwrap();
+    let secure = run(home.path(), place, &Scenario::secure(), None).await.unwrap();
+    assert_eq!(secure.model, plain.model);
+    sweep(&Scenario::secure(), Victim::Gateway, &["before", "after"], &SECURE_STEPS, None).await;
+}
+
+#[tokio::test]
+async fn a_node_killed_at_any_of_its_words_of_secure_aggregation_ends_in_the_undisturbed_model() {
+    let words = ["advert", "shares", "update", "agreement", "opening"].map(|word| (word, 1));
+    sweep(&Scenario::secure(), Victim::Node, &["before", "after"], &words, None).await;
 }
 
 #[tokio::test]

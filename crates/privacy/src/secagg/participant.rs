@@ -289,6 +289,12 @@ impl Participant {
         Ok(())
     }
 
+    /// The survivors that it has given its word for; empty before.
+    #[must_use]
+    pub fn answers_for(&self) -> &[NodeName] {
+        self.survivors.as_ref().map_or(&[], |(names, _)| names)
+    }
+
     /// Has it what [`Self::masks`] needs?
     #[must_use]
     pub fn has_masks(&self) -> bool {

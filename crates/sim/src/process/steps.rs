@@ -1,5 +1,7 @@
 //! From what waits to what is done: step together, persist, answer, act.
 
+use std::sync::Arc;
+
 use aivillage_training::step::Made;
 use aivillage_training::view::EventKind;
 
@@ -185,6 +187,7 @@ impl Process {
     fn send(&self, world: &mut World, peer: &Peer, message: Down) {
         if let Some(node) = self.peers.iter().position(|p| p == peer) {
             let stream = self.streams.get(&node).copied();
+            let message = Arc::clone(&world.conduct).tells(peer, node, message);
             world.send_down(self.index, stream, node, message);
         }
     }

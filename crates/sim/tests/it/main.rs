@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aivillage_sim::{FaultKind, Faults, Plan, Report, Tally, Violation, run};
 
+mod lies;
 mod twins;
 
 /// Seeds of the test command.

@@ -26,6 +26,7 @@ use aivillage_privacy::secagg::ring::Width;
 use aivillage_privacy::secagg::roster::Alarm;
 use aivillage_privacy::secagg::signed::{Context, Signer};
 
+use super::policy::Moment;
 use super::{Participant, Prepared};
 use crate::round::RESTARTED;
 use crate::secure;
@@ -160,15 +161,33 @@ impl Participant {
         self.tell(key, message).await;
     }
 
+    /// Says the last word, if the owner's rules still allow it; false = they do not, and that was said instead.
+    async fn word(&self, invitation: &Invitation, session: &Session) -> bool {
+        match self.judge_now(invitation, Moment::Asked) {
+            Ok(()) => {
+                self.tell(&invitation.key, session.last().clone()).await;
+                true
+            }
+            Err(refusal) => {
+                self.decline(&invitation.key, refusal).await;
+                false
+            }
+        }
+    }
+
     async fn tell(&self, key: &RoundKey, message: SecureUp) {
-        let note = match &message {
-            SecureUp::Advert(_) => "takes part: keys for the round".to_owned(),
-            SecureUp::Shares(shares) => format!("shares of its keys, sealed to {} others", shares.boxes.len()),
-            SecureUp::Agreement(agreement) => format!("vouches for the survivors {}", agreement.survivors),
-            SecureUp::Opening(opening) => format!("opens {} shares", opening.shares.len()),
-            SecureUp::Alarm { check, .. } => format!("alarm: {check}"),
+        let (kind, note) = match &message {
+            SecureUp::Advert(_) => ("advert", "takes part: keys for the round".to_owned()),
+            SecureUp::Shares(shares) => {
+                ("shares", format!("shares of its keys, sealed to {} others", shares.boxes.len()))
+            }
+            SecureUp::Agreement(agreement) => {
+                ("agreement", format!("vouches for the survivors {}", agreement.survivors))
+            }
+            SecureUp::Opening(opening) => ("opening", format!("opens {} shares", opening.shares.len())),
+            SecureUp::Alarm { check, .. } => ("alarm", check.clone()),
         };
-        self.say("keys", Up::Secure { key: key.clone(), message: Box::new(message) }, key, note).await;
+        self.say(kind, Up::Secure { key: key.clone(), message: Box::new(message) }, key, note).await;
     }
 
     /// Takes part in a round of secure aggregation, from its keys to the opening of the sum.
@@ -180,14 +199,15 @@ impl Participant {
         cancel: &CancellationToken,
     ) {
         let key = invitation.key.clone();
-        let architecture = invitation.architecture.clone();
         let begun = Session::begin(&invitation, terms, &self.deps.name, &self.deps.keys, &mut SystemRandom);
         let mut session = match begun {
             Ok(session) => session,
             Err(alarm) => return self.raise(&key, &alarm).await,
         };
-        self.tell(&key, session.last().clone()).await;
-        let training = self.fetch_and_train(invitation, cancel.clone());
+        if !self.word(&invitation, &session).await {
+            return;
+        }
+        let training = self.fetch_and_train(invitation.clone(), cancel.clone());
         tokio::pin!(training);
         let mut trained = None;
         let mut delivered = false;
@@ -207,23 +227,27 @@ impl Participant {
                 },
                 _ = repeat.tick() => Some(Heard::Again),
             };
-            match heard {
-                None => {}
-                Some(Heard::Again) => self.tell(&key, session.last().clone()).await,
+            let speaks = match heard {
+                None => false,
+                Some(Heard::Again) => true,
                 Some(Heard::Message(message)) => match session.step(message, &self.deps.keys, &mut SystemRandom) {
-                    Ok(true) => {
-                        repeat.reset();
-                        self.tell(&key, session.last().clone()).await;
+                    Ok(new) => {
+                        if new {
+                            repeat.reset();
+                        }
+                        new
                     }
-                    Ok(false) => {}
                     Err(alarm) => return self.raise(&key, &alarm).await,
                 },
+            };
+            if speaks && !self.word(&invitation, &session).await {
+                return;
             }
             if session.has_masks()
                 && let Some(prepared) = trained.take()
             {
-                match self.mask(&mut session, prepared, architecture.clone()).await {
-                    Ok(masked) => delivered = self.deliver(masked).await,
+                match self.mask(&mut session, prepared, invitation.architecture.clone()).await {
+                    Ok(masked) => delivered = self.deliver(&invitation, masked).await,
                     Err(alarm) => return self.raise(&key, &alarm).await,
                 }
                 if !delivered {
@@ -331,6 +355,12 @@ impl Session {
             SecureDown::Agreements { agreed } => SecureUp::Opening(self.machine.agreements(&agreed, signer)?),
         };
         Ok(true)
+    }
+
+    /// The survivors that it answers for; empty before it was shown any.
+    #[must_use]
+    pub fn survivors(&self) -> &[NodeName] {
+        self.machine.answers_for()
     }
 
     /// Can an update be masked?

@@ -90,8 +90,11 @@ impl Round {
             Stage::Unmasking if !on(&secure.survivors) => None,
             Stage::Unmasking if secure.agreed.is_empty() => owes(|said| said.agreement.is_some())
                 .then(|| Due::Secure(SecureDown::Survivors { survivors: secure.survivors.clone() })),
-            Stage::Unmasking => owes(|said| said.opening.is_some())
-                .then(|| Due::Secure(SecureDown::Agreements { agreed: secure.agreed.clone() })),
+            // Who has not agreed opens nothing: it was not shown the survivors, or does not believe in them.
+            Stage::Unmasking => {
+                let agreed = said.is_some_and(|said| said.agreement.is_some() && said.opening.is_none());
+                agreed.then(|| Due::Secure(SecureDown::Agreements { agreed: secure.agreed.clone() }))
+            }
             Stage::Publishing | Stage::Done { .. } | Stage::Abandoned { .. } => None,
         }
     }
@@ -247,7 +250,8 @@ impl Round {
                 (heard, waiting, enough)
             }
             Stage::Unmasking => {
-                let (heard, waiting) = self.heard(now, secure.survivors.iter(), |said| said.opening.is_some());
+                let agreed = secure.agreed.iter().map(|word| &word.name);
+                let (heard, waiting) = self.heard(now, agreed, |said| said.opening.is_some());
                 let enough = enough(&heard);
                 (heard, waiting, enough)
             }
@@ -379,6 +383,17 @@ impl Round {
 }
 
 impl Member {
+    /// The alarm it has raised, unless it had only restarted.
+    pub(super) fn fault(&self) -> Option<&str> {
+        let alarm = self.said()?.alarm.as_deref()?;
+        (!alarm.starts_with(RESTARTED)).then_some(alarm)
+    }
+
+    /// Did it fail, rather than fall silent?
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(self.record.state, MemberState::Failed { .. } | MemberState::Refused { .. }) || self.fault().is_some()
+    }
+
     fn said(&self) -> Option<&SecureMember> {
         self.record.secure.as_deref()
     }

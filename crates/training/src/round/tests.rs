@@ -111,7 +111,7 @@ fn too_few_at_the_deadline_is_given_up_in_words() {
 #[test]
 fn it_is_given_up_at_once_when_too_few_are_left() {
     let mut round = round(2, &["a", "b"]);
-    let no = Declined { rule: "max_rounds".into(), reason: "100 rounds, at most 5".into() };
+    let no = crate::testing::declined("max_rounds", "100 rounds, at most 5");
     assert!(round.answer(at(5), &peer("b"), Some(no)).is_some());
     abandoned(&round.verdict(at(5)), "b declined by max_rounds: 100 rounds, at most 5", false);
 }
@@ -177,7 +177,7 @@ fn what_does_not_fit_the_plan_is_refused_and_stays_refused() {
 fn what_comes_after_a_final_word_is_late() {
     let (header, _) = update(&key(1, 1), [1, 2, 3, 4], 10);
     let mut round = round(1, &["a", "b", "c", "d"]);
-    let no = Declined { rule: "r".into(), reason: "no".into() };
+    let no = crate::testing::declined("r", "no");
     round.answer(at(1), &peer("a"), Some(no));
     round.failed(&peer("b"), "broke".into());
     for from in ["a", "b"] {

@@ -44,19 +44,19 @@ impl Round {
 
     /// Gives up for this reason, with what went wrong with members.
     pub(super) fn abandoned(&self, mut reason: String) -> Verdict {
-        let mut failures = Vec::new();
+        let (mut failures, mut members_failed) = (Vec::new(), false);
         for (name, member) in &self.members {
+            members_failed |= member.has_failed();
             match &member.record.state {
+                MemberState::Counted(_) => {
+                    failures.extend(member.fault().map(|alarm| format!("{name} raised an alarm: {alarm}")));
+                }
                 MemberState::Failed { reason } => failures.push(format!("{name} failed: {reason}")),
                 MemberState::Refused { detail, .. } => failures.push(format!("{name} was refused: {detail}")),
                 MemberState::Declined(d) => failures.push(format!("{name} declined by {}: {}", d.rule, d.reason)),
-                MemberState::Invited | MemberState::Counted(_) | MemberState::Carried | MemberState::Silent => {}
+                MemberState::Invited | MemberState::Carried | MemberState::Silent => {}
             }
         }
-        let members_failed = self
-            .members
-            .values()
-            .any(|m| matches!(m.record.state, MemberState::Failed { .. } | MemberState::Refused { .. }));
         for failure in failures {
             reason.push_str("; ");
             reason.push_str(&failure);
