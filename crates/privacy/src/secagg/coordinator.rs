@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use aivillage_base::NodeName;
-use aivillage_base::wire::secure::{Agreement, Opening, SealedShares, Shares};
+use aivillage_base::wire::secure::{Advert, Agreement, Opening, SealedShares, Shares};
 use zeroize::Zeroizing;
 
 use super::keys::{self, KeyPair};
@@ -49,6 +49,24 @@ pub struct Unmasking {
     pub wrong: Vec<(NodeName, NodeName)>,
 }
 
+/// Are these keys ones that others can work with, and nobody else's? Else honest participants would be led into an alarm.
+///
+/// # Errors
+/// One sentence.
+pub fn check_advert(advert: &Advert, others: &[&Advert]) -> Result<(), String> {
+    let keys = |advert: &Advert| [advert.peer.id.0, advert.box_key.0, advert.mask_key.0, advert.nonce.0];
+    let own = keys(advert);
+    let twice = (1..own.len()).any(|at| own[..at].contains(&own[at]));
+    if twice || others.iter().any(|other| keys(other).iter().any(|key| own.contains(key))) {
+        return Err("one of its keys appears twice".to_owned());
+    }
+    let probe = KeyPair::from_seed(&[1; 32]);
+    for key in [&advert.box_key.0, &advert.mask_key.0] {
+        probe.shared(key).map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
 /// Are these shares one for each neighbour, for this roster, signed by their sender?
 ///
 /// # Errors
@@ -58,7 +76,7 @@ pub fn check_shares(roster: &Roster, from: usize, shares: &Shares) -> Result<(),
     if shares.roster != roster.hash() {
         return Err("the shares are for another roster".to_owned());
     }
-    let expected = roster.neighbours(from).iter().map(|place| &roster.adverts()[*place].peer.name);
+    let expected = roster.neighbours(from).into_iter().map(|place| &roster.adverts()[place].peer.name);
     if !shares.boxes.iter().map(|sealed| &sealed.with).eq(expected) {
         return Err(format!("{} boxes came, not one for each neighbour in name order", shares.boxes.len()));
     }
@@ -71,12 +89,12 @@ pub fn check_shares(roster: &Roster, from: usize, shares: &Shares) -> Result<(),
 #[must_use]
 pub fn boxes_for(roster: &Roster, sent: &BTreeMap<NodeName, Shares>, to: usize) -> Vec<SealedShares> {
     let name = &roster.adverts()[to].peer.name;
-    let from = |place: &usize| {
-        let sender = &roster.adverts()[*place].peer.name;
+    let from = |place: usize| {
+        let sender = &roster.adverts()[place].peer.name;
         let sealed = sent.get(sender)?.boxes.iter().find(|sealed| sealed.with == *name)?;
         Some(SealedShares { with: sender.clone(), sealed: sealed.sealed })
     };
-    roster.neighbours(to).iter().filter_map(from).collect()
+    roster.neighbours(to).into_iter().filter_map(from).collect()
 }
 
 /// Does this participant vouch for these survivors?
@@ -153,8 +171,7 @@ pub fn unmask(
         let survived = survivors.binary_search(name).is_ok();
         let of_whom: Vec<usize> = roster
             .neighbours(place)
-            .iter()
-            .copied()
+            .into_iter()
             .filter(|other| survivors.binary_search(&roster.adverts()[*other].peer.name).is_ok())
             .collect();
         if !survived && of_whom.is_empty() {

@@ -9,30 +9,49 @@
 
 use aivillage_base::rng::SeededRng;
 
-/// The neighbours of each of the participants 0 to `n` - 1, ascending, for the `order` that all of them computed.
-///
-/// # Panics
-/// Unless 2 <= `k` < `n`, and `k` is even if `n` is odd: for others [`with_neighbours`](super::threshold::with_neighbours)
-/// gives no plan, because there is no such graph.
-#[must_use]
-pub fn neighbours(n: usize, k: usize, order: &[u8; 32]) -> Vec<Vec<usize>> {
-    assert!(
-        2 <= k && k < n && (k.is_multiple_of(2) || n.is_multiple_of(2)),
-        "no graph of {n} with {k} neighbours each"
-    );
-    let mut ring: Vec<usize> = (0..n).collect();
-    SeededRng::new("secure aggregation graph", 0, &[order]).shuffle(&mut ring);
+/// Who sits where on the ring: two numbers a participant, since a graph of a thousand with a hundred neighbours each is a
+/// megabyte, and every participant has one.
+#[derive(Debug, Clone)]
+pub struct Graph {
+    ring: Vec<u32>,
+    places: Vec<u32>,
+    k: usize,
+}
 
-    let mut neighbours = vec![Vec::new(); n];
-    for (place, participant) in ring.iter().enumerate() {
-        let ahead = (1..=k / 2).map(|step| place + step);
-        let behind = (1..=k / 2).map(|step| place + n - step);
-        let opposite = (k % 2 == 1).then_some(place + n / 2);
-        let mut mine: Vec<usize> = ahead.chain(behind).chain(opposite).map(|place| ring[place % n]).collect();
-        mine.sort_unstable();
-        neighbours[*participant] = mine;
+impl Graph {
+    /// The graph of the participants 0 to `n` - 1, each with `k` neighbours, for the `order` that all of them computed.
+    ///
+    /// # Panics
+    /// Unless 2 <= `k` < `n` < 2^32, and `k` is even if `n` is odd: for others
+    /// [`with_neighbours`](super::threshold::with_neighbours) gives no plan, because there is no such graph.
+    #[must_use]
+    pub fn new(n: usize, k: usize, order: &[u8; 32]) -> Self {
+        assert!(
+            2 <= k && k < n && (k.is_multiple_of(2) || n.is_multiple_of(2)),
+            "no graph of {n} with {k} neighbours each"
+        );
+        let count = u32::try_from(n).expect("invariant: a roster has at most 65,534 places");
+        let mut ring: Vec<u32> = (0..count).collect();
+        SeededRng::new("secure aggregation graph", 0, &[order]).shuffle(&mut ring);
+        let mut places = vec![0; n];
+        for (place, participant) in (0..count).zip(&ring) {
+            places[*participant as usize] = place;
+        }
+        Self { ring, places, k }
     }
-    neighbours
+
+    /// The neighbours of one participant, ascending.
+    #[must_use]
+    pub fn neighbours(&self, participant: usize) -> Vec<usize> {
+        let (n, place) = (self.ring.len(), self.places[participant] as usize);
+        let ahead = (1..=self.k / 2).map(|step| place + step);
+        let behind = (1..=self.k / 2).map(|step| place + n - step);
+        let opposite = (self.k % 2 == 1).then_some(place + n / 2);
+        let at = |place: usize| self.ring[place % n] as usize;
+        let mut mine: Vec<usize> = ahead.chain(behind).chain(opposite).map(at).collect();
+        mine.sort_unstable();
+        mine
+    }
 }
 
 #[cfg(test)]
@@ -42,6 +61,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn neighbours(n: usize, k: usize, order: &[u8; 32]) -> Vec<Vec<usize>> {
+        let graph = Graph::new(n, k, order);
+        (0..n).map(|one| graph.neighbours(one)).collect()
+    }
 
     /// Participants that hang together with `from` when the others have `left`.
     fn reached(graph: &[Vec<usize>], from: usize, left: &[usize]) -> usize {

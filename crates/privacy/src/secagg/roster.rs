@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use aivillage_base::NodeName;
 use aivillage_base::wire::secure::{Advert, Hex, SecureTerms};
 
-use super::graph;
+use super::graph::Graph;
 use super::signed::{Context, Step, hash, is_signed};
 use super::threshold::{self, Adversary, Assumptions, Plan};
 
@@ -41,7 +41,7 @@ pub struct Roster {
     adverts: Vec<Advert>,
     hash: Hex<32>,
     plan: Plan,
-    graph: Vec<Vec<usize>>,
+    graph: Graph,
 }
 
 /// The assumptions that terms speak of.
@@ -56,12 +56,24 @@ pub fn assumptions(terms: &SecureTerms) -> Assumptions {
     }
 }
 
-/// Neighbours and threshold among `count` participants.
+/// Neighbours and threshold among `count` participants, of `terms.cohort_max` that were invited.
+///
+/// As many are taken to be corrupt as the terms allow among all that were invited: a coordinator that loses honest adverts
+/// does not lose its friends' with them.
 ///
 /// # Errors
 /// No threshold withstands what the terms ask for: one sentence with the numbers.
 pub fn plan(terms: &SecureTerms, count: usize) -> Result<Plan, String> {
-    let assumptions = assumptions(terms);
+    let assumed = assumptions(terms);
+    #[expect(clippy::cast_precision_loss, reason = "cohorts are small")]
+    let corrupt = (assumed.corrupt * f64::from(terms.cohort_max) + 1e-9).floor() / (count.max(1) as f64);
+    if corrupt >= 0.5 {
+        return Err(format!(
+            "of {} invited only {count} take part, and {} of those invited may be corrupt: no threshold withstands that",
+            terms.cohort_max, assumed.corrupt
+        ));
+    }
+    let assumptions = Assumptions { corrupt, ..assumed };
     let plan = match terms.withstands.neighbours {
         Some(k) => threshold::with_neighbours(count, (k as usize).min(count.saturating_sub(1)), &assumptions),
         None => threshold::choose(count, &assumptions),
@@ -114,7 +126,7 @@ impl Roster {
         let plan = plan(terms, count).map_err(|detail| Alarm::new("threshold", detail))?;
         let flat: Vec<&[u8]> = adverts.iter().flat_map(parts).collect();
         let hash_of = |label: &[u8]| hash(ctx, label, &flat);
-        let graph = graph::neighbours(count, plan.neighbours, &hash_of(b"graph"));
+        let graph = Graph::new(count, plan.neighbours, &hash_of(b"graph"));
         Ok(Self { ctx, terms: *terms, hash: Hex(hash_of(b"roster")), adverts, plan, graph })
     }
 
@@ -156,8 +168,8 @@ impl Roster {
 
     /// With whom this participant masks and shares, in name order.
     #[must_use]
-    pub fn neighbours(&self, index: usize) -> &[usize] {
-        &self.graph[index]
+    pub fn neighbours(&self, index: usize) -> Vec<usize> {
+        self.graph.neighbours(index)
     }
 
     /// On the full graph everybody also holds a share of its own secrets; on a sparse one the threshold counts neighbours.
@@ -169,7 +181,7 @@ impl Roster {
     /// Who holds shares of this participant's secrets, in name order.
     #[must_use]
     pub fn holders(&self, index: usize) -> Vec<usize> {
-        let mut holders = self.graph[index].clone();
+        let mut holders = self.neighbours(index);
         if self.holds_own() {
             let at = holders.partition_point(|other| *other < index);
             holders.insert(at, index);
