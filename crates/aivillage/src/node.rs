@@ -40,6 +40,7 @@ pub use folder::{FileLog, NodeFolder};
 pub use measure::report;
 pub use state::FolderState;
 
+pub use pins::PinFile;
 /// Messages that wait for this node; more are dropped at the gateway, and sent again where they matter.
 const MESSAGES: usize = 64;
 
@@ -191,7 +192,7 @@ pub async fn run(options: NodeOptions, enrolment: Enrolment, cancel: Cancellatio
         let abilities = abilities(&options)?;
         let config = &abilities.config;
         let data = abilities.trainer.data();
-        let report = measure::report(&*report_clock, config.node_types.as_deref(), config.serve, data);
+        let report = measure::report(&*report_clock, config, data);
         Ok::<_, CliError>((abilities, report))
     });
     let (abilities, report) =
@@ -202,7 +203,8 @@ pub async fn run(options: NodeOptions, enrolment: Enrolment, cancel: Cancellatio
             uplink: Arc::clone(&uplink),
             trainer: Arc::clone(&abilities.trainer),
             name,
-            policy: abilities.config.policy.clone(),
+            policy: abilities.config.privacy.clone(),
+            clock: Arc::clone(&clock),
             log: log.clone(),
             state: Arc::new(state),
             keys,

@@ -10,8 +10,10 @@ use crate::arch::{Architecture, Task};
 use crate::digest::Digest;
 use crate::fixed::Grid;
 use crate::ids::{JobId, ModelId, NodeId, NodeName, RequestId};
-use secure::{MaskedInput, SecureDown, SecureTerms, SecureUp};
+use policy::NodePolicy;
+use secure::{Hex, MaskedInput, SecureDown, SecureTerms, SecureUp};
 
+pub mod policy;
 pub mod secure;
 
 /// Bytes that can be fetched by their hash.
@@ -168,6 +170,9 @@ pub struct NodeReport {
     pub serves: bool,
     /// Data it would train on.
     pub data: Vec<DataSummary>,
+    /// What its owner allows, for whoever asks before a round; None = it does not say.
+    #[serde(default)]
+    pub policy: Option<NodePolicy>,
 }
 
 /// An invitation to train: everything a node needs to decide and to compute, and nothing that runs.
@@ -177,6 +182,12 @@ pub struct Invitation {
     pub key: RoundKey,
     /// The job's name, for people.
     pub job_name: String,
+    /// Who created the job, as the gateway knows them, for the node's policy.
+    #[serde(default)]
+    pub publisher: String,
+    /// Type of the job, for the node's policy.
+    #[serde(default)]
+    pub job_type: String,
     /// Name of the recipe, for the node's policy.
     pub recipe: String,
     /// The model's shape.
@@ -341,6 +352,13 @@ pub struct Declined {
     pub rule: String,
     /// What it demands and what the job asks.
     pub reason: String,
+    /// By the node's enrolled key, over attempt, rule and reason; zeros, which no key signs, where none was sent.
+    #[serde(default = "unsigned")]
+    pub signature: Hex<64>,
+}
+
+fn unsigned() -> Hex<64> {
+    Hex([0; 64])
 }
 
 /// What came of a prediction on a node.

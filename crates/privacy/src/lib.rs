@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! secagg   a sum without its summands: keys, shares, masks, the graph of who masks with whom, its safe sizes
+//! refusal  a node's signed no
 //! bench    how fast this machine masks
 //! ```
 //!
@@ -12,6 +13,7 @@
 #![warn(missing_docs)]
 
 pub mod bench;
+pub mod refusal;
 pub mod secagg;
 
 pub use rand_core;

@@ -23,6 +23,7 @@ use crate::job::{Job, Rules};
 use crate::kept::Kept;
 use crate::record::{Counted, JobRecord, MemberRecord, RoundRecord, Saved, Stage};
 use crate::recruit::{self, Candidate};
+use crate::refusals::{self, Warning};
 use crate::shared::{Board, Shared, lock};
 use crate::spec::{CatalogueModel, JobRequest, JobSpec, ModelChoice, resolve};
 use crate::status::job_view;
@@ -234,6 +235,13 @@ impl Coordinator {
         Ok(id)
     }
 
+    /// What is foretold of the job by the nodes that are known now.
+    pub(crate) async fn warnings(&self, id: &JobId) -> Result<Vec<Warning>, TrainingError> {
+        let record = store::job(&*self.deps.records, id).await?.ok_or(TrainingError::NotFound)?;
+        let nodes = self.deps.inventory.list();
+        Ok(refusals::foretold(&record.spec, nodes.iter().filter_map(|node| node.report.as_ref())))
+    }
+
     /// A job that cannot store its updates is refused before it starts, as far as its size can be known by then: from its
     /// catalogue model, its data requirements, or the data that nodes have reported.
     async fn check_space(&self, spec: &JobSpec) -> Result<(), TrainingError> {
@@ -370,7 +378,12 @@ impl Coordinator {
         }
     }
 
+    /// A refusal counts if the node signed it: nobody else can take it out of a job.
     pub(crate) async fn answer(&self, from: &Peer, key: RoundKey, declined: Option<Declined>) {
+        if let Some(fault) = declined.as_ref().and_then(|declined| refusals::fault_of(from, &key, declined)) {
+            tracing::warn!(node = %from.name, %key, fault, "refusal ignored");
+            return;
+        }
         if let Some(outbox) = self.shared.outbox(&key.job) {
             let _gone = outbox.send(Message::Input(Input::Answer(from.clone(), key, declined))).await;
         }

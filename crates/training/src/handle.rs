@@ -19,6 +19,7 @@ use crate::coordinator::Coordinator;
 use crate::error::TrainingError;
 use crate::metrics::TrainingMetrics;
 use crate::record::Saved;
+use crate::refusals::Warning;
 use crate::spec::{CatalogueModel, JobRequest};
 use crate::store;
 use crate::trainer::Initialiser;
@@ -100,6 +101,14 @@ impl Training {
     /// All faults of the request; id taken; too many jobs; store.
     pub async fn create(&self, request: JobRequest) -> Result<JobId, TrainingError> {
         self.coordinator.create(request).await
+    }
+
+    /// By which rules too many of the nodes that are known now would refuse the job; empty if enough would accept.
+    ///
+    /// # Errors
+    /// Not found; store.
+    pub async fn warnings(&self, job: &JobId) -> Result<Vec<Warning>, TrainingError> {
+        self.coordinator.warnings(job).await
     }
 
     /// Every fault that [`Self::create`] would find in the request itself; nothing is created.

@@ -36,6 +36,7 @@ pub mod metrics;
 pub mod participant;
 pub mod record;
 pub mod recruit;
+pub mod refusals;
 pub mod round;
 pub mod secure;
 mod shared;

@@ -5,19 +5,21 @@
 //!              \-> declined
 //! ```
 //! One attempt a job at a time; a newer invitation replaces an older one, a repeated one is answered again. What is sent is
-//! logged before it is sent. Training is a function of invitation, name, data and the [`state`] that the invitation names, so
+//! logged before it is sent, and judged once more. Training is a function of invitation, name, data and the [`state`] that the invitation names, so
 //! a node that was killed anywhere computes the same bits again.
 //!
-//! - [`policy`]: what the node allows; [`update`]: from received bytes to the update; [`state`]: what it keeps of a job;
+//! - [`policy`] and [`hours`]: what the node allows; `outgoing`: all that leaves it; [`update`]: from received bytes to the update; [`state`]: what it keeps of a job;
 //!   [`secure`]: secure aggregation.
 
+pub mod hours;
+mod outgoing;
 pub mod policy;
 pub mod secure;
 pub mod state;
 pub mod update;
 
 use std::collections::HashMap;
-use std::fmt::{Debug, Write as _};
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,14 +28,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use aivillage_base::ports::{Uplink, UplinkError};
-use aivillage_base::rng::os_bytes;
+use aivillage_base::time::Clock;
 use aivillage_base::wire::secure::SecureDown;
-use aivillage_base::wire::{
-    BlobRef, Declined, Down, Invitation, LocalMetrics, LocalRule, Receipt, RoundKey, Up, UpdateHeader, UpdateReply,
-};
+use aivillage_base::wire::{BlobRef, Down, Invitation, LocalMetrics, LocalRule, Receipt, RoundKey, Up};
 use aivillage_base::{Digest, JobId, NodeName};
 
 use crate::trainer::Trainer;
+use outgoing::Pause;
+use policy::{Moment, Refusal, Rule};
 use secure::Heard;
 
 pub use policy::NodePolicy;
@@ -41,15 +43,10 @@ pub use secure::{Contexts, Keys, MemoryContexts, MemoryPins, Pins};
 pub use state::{LocalState, MemoryState, NodeState};
 pub use update::{Prepared, Received, prepare};
 
-/// First pause after a failed try; doubles up to [`PAUSE_MAX`], with jitter.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-/// Longest pause between two tries.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
-
 /// Something this node sends away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SentEntry {
-    /// `update`, `answer` or `failure`.
+    /// `update`, `answer` or `failure`; of secure aggregation `advert`, `shares`, `agreement`, `opening`, `alarm`.
     pub kind: &'static str,
     /// Which attempt.
     pub key: RoundKey,
@@ -93,6 +90,8 @@ pub struct ParticipantDeps {
     pub policy: NodePolicy,
     /// What it sends.
     pub log: Arc<dyn SentLog>,
+    /// What time it is, for the hours at which it takes part.
+    pub clock: Arc<dyn Clock>,
     /// What it keeps of jobs from round to round.
     pub state: Arc<dyn NodeState>,
     /// What it brings to secure aggregation.
@@ -233,23 +232,6 @@ impl Participant {
         });
     }
 
-    /// An invitation that comes again says that the answer was lost or forgotten: without one, the coordinator would
-    /// close the round without this node while it trains.
-    fn answer_again(&self, key: RoundKey) {
-        if !self.logged(SentEntry::answer(&key, "takes part, said again".to_owned())) {
-            return;
-        }
-        let (uplink, stop) = (Arc::clone(&self.deps.uplink), self.stop.clone());
-        tokio::spawn(async move {
-            let yes = Up::Answer { key, declined: None };
-            // One try: if it is lost, the next reminder asks for another.
-            tokio::select! {
-                () = stop.cancelled() => {}
-                _lost = uplink.send(&yes) => {}
-            }
-        });
-    }
-
     async fn take_part(
         &self,
         invitation: Invitation,
@@ -257,11 +239,8 @@ impl Participant {
         cancel: &CancellationToken,
     ) {
         let key = invitation.key.clone();
-        if let Err(declined) = self.judge(&invitation).await {
-            tracing::info!(%key, rule = declined.rule, reason = declined.reason, "declined");
-            let note = format!("declined: {}", declined.rule);
-            self.say("answer", Up::Answer { key: key.clone(), declined: Some(declined) }, &key, note).await;
-            return;
+        if let Err(refusal) = self.judge(&invitation).await {
+            return self.decline(&key, refusal).await;
         }
         if let (Some(terms), Some(heard)) = (invitation.secure, heard) {
             return self.take_part_masked(invitation, terms, heard, cancel).await;
@@ -270,20 +249,15 @@ impl Participant {
             return;
         }
         let yes = Up::Answer { key: key.clone(), declined: None };
+        let training = self.fetch_and_train(invitation.clone(), cancel.clone());
         // The answer only tells the coordinator to wait; the update itself says yes as well.
-        let (_, prepared) = tokio::join!(self.deps.uplink.send(&yes), self.fetch_and_train(invitation, cancel.clone()));
+        let (_, prepared) = tokio::join!(self.deps.uplink.send(&yes), training);
         match prepared {
             Ok(prepared) => {
-                self.deliver(prepared).await;
+                self.deliver(&invitation, prepared).await;
             }
             Err(reason) => self.failed(&key, reason).await,
         }
-    }
-
-    async fn failed(&self, key: &RoundKey, reason: String) {
-        tracing::warn!(%key, reason, "training failed");
-        let message = Up::TrainingFailed { key: key.clone(), reason: reason.clone() };
-        self.say("failure", message, key, reason).await;
     }
 
     async fn fetch_and_train(&self, invitation: Invitation, cancel: CancellationToken) -> Result<Prepared, String> {
@@ -293,14 +267,14 @@ impl Participant {
     }
 
     /// The owner's policy; and a node that has lost its state of a job leaves it, rather than fail in each of its rounds.
-    async fn judge(&self, invitation: &Invitation) -> Result<(), Declined> {
-        self.deps.policy.judge(invitation)?;
+    async fn judge(&self, invitation: &Invitation) -> Result<(), Refusal> {
+        self.judge_now(invitation, Moment::Asked)?;
         if !LocalState::needed(invitation) {
             return Ok(());
         }
         let (store, asked) = (Arc::clone(&self.deps.state), invitation.clone());
         match tokio::task::spawn_blocking(move || state::missing(&*store, &asked)).await {
-            Ok(Ok(Some(reason))) => Err(Declined { rule: "state".to_owned(), reason }),
+            Ok(Ok(Some(reason))) => Err(Refusal::new(Rule::State, reason)),
             // A store that cannot be read may be read later: training will say so if not.
             Ok(Ok(None) | Err(_)) | Err(_) => Ok(()),
         }
@@ -367,105 +341,6 @@ impl Participant {
                 Err(UplinkError::Busy { after_ms }) => pause.wait(Some(after_ms)).await,
             }
         }
-    }
-
-    /// Writes what is about to be sent; false = it cannot be written, so it must not be sent.
-    fn logged(&self, entry: SentEntry) -> bool {
-        let written = self.deps.log.record(&entry);
-        if let Err(error) = &written {
-            tracing::error!(key = %entry.key, error, "the log of what is sent cannot be written: nothing is sent");
-        }
-        written.is_ok()
-    }
-
-    /// Sends a message without weights until it is taken; logged before.
-    async fn say(&self, kind: &'static str, message: Up, key: &RoundKey, note: String) {
-        if !self.logged(SentEntry { kind, ..SentEntry::answer(key, note) }) {
-            return;
-        }
-        let mut pause = Pause::default();
-        loop {
-            match self.deps.uplink.send(&message).await {
-                Ok(()) | Err(UplinkError::Refused(_)) => return,
-                Err(UplinkError::Unreachable(_)) => pause.wait(None).await,
-                Err(UplinkError::Busy { after_ms }) => pause.wait(Some(after_ms)).await,
-            }
-        }
-    }
-
-    /// Sends an update until there is a receipt or a refusal; true = it counts.
-    async fn deliver(&self, prepared: Prepared) -> bool {
-        let Prepared { header, payload, .. } = prepared;
-        let key = &header.key;
-        let entry = SentEntry {
-            kind: "update",
-            key: key.clone(),
-            bytes: header.payload.bytes,
-            digest: Some(header.payload.digest),
-            note: sent_note(&header),
-        };
-        if !self.logged(entry) {
-            return false;
-        }
-        let mut pause = Pause::default();
-        loop {
-            match self.deps.uplink.upload(&header, payload.clone()).await {
-                Ok(UpdateReply::Accepted) => {
-                    tracing::info!(%key, digest = %header.payload.digest.short(), "update accepted");
-                    return true;
-                }
-                Ok(UpdateReply::Refused { reason, detail }) => {
-                    tracing::warn!(%key, reason, detail, "update refused");
-                    return false;
-                }
-                Err(UplinkError::Refused(reason)) => {
-                    tracing::warn!(%key, reason, "update refused");
-                    return false;
-                }
-                Ok(UpdateReply::Retry { after_ms }) | Err(UplinkError::Busy { after_ms }) => {
-                    pause.wait(Some(after_ms)).await;
-                }
-                Err(UplinkError::Unreachable(reason)) => {
-                    tracing::debug!(%key, reason, "update not delivered, trying again");
-                    pause.wait(None).await;
-                }
-            }
-        }
-    }
-}
-
-/// What an update says beside its integers.
-fn sent_note(header: &UpdateHeader) -> String {
-    if header.secure.is_some() {
-        return format!("masked, {} values clipped", header.clipped);
-    }
-    let mut note = format!("weight {}, steps {}", header.weight, header.steps);
-    if let Some(loss) = header.initial_loss {
-        let _infallible = write!(note, ", initial loss {loss}");
-    }
-    if header.retain {
-        note.push_str(", may be kept after its round");
-    }
-    note
-}
-
-/// Growing pauses with jitter, so that nodes cut off together do not come back together.
-#[derive(Debug)]
-struct Pause(Duration);
-
-impl Default for Pause {
-    fn default() -> Self {
-        Self(PAUSE_MIN)
-    }
-}
-
-impl Pause {
-    async fn wait(&mut self, asked_ms: Option<u64>) {
-        let base = asked_ms.map_or(self.0, Duration::from_millis);
-        let mut byte = [0u8; 1];
-        os_bytes(&mut byte);
-        tokio::time::sleep(base.mul_f64(0.5 + f64::from(byte[0]) / 255.0)).await;
-        self.0 = (self.0 * 2).min(PAUSE_MAX);
     }
 }
 

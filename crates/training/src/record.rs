@@ -304,6 +304,7 @@ impl MemberRecord {
             staleness: None,
             bytes: None,
             clipped: None,
+            declined: None,
             metrics: None,
         };
         match &self.state {
@@ -316,6 +317,7 @@ impl MemberRecord {
                 view.status = "failed";
                 view.reason = Some(reason.clone());
             }
+                view.declined = Some(d.clone());
             MemberState::Counted(c) => {
                 view.status = "counted";
                 view.bytes = Some(c.payload.bytes);

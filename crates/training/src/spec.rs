@@ -30,8 +30,11 @@ pub const TECHNIQUES: [&str; 5] = [
     "homomorphic_encryption",
 ];
 
-/// Known job types; `standard` is built.
-pub const JOB_TYPES: [&str; 4] = ["standard", "evaluation", "statistics", "privacy_audit"];
+/// The job type that is built: nodes train one model.
+pub const STANDARD: &str = "standard";
+
+/// Known job types.
+pub const JOB_TYPES: [&str; 4] = [STANDARD, "evaluation", "statistics", "privacy_audit"];
 
 /// What `model_architecture` may be.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +52,8 @@ pub struct JobRequest {
     pub job_id: Option<JobId>,
     /// For people; 1 to 200 characters.
     pub job_name: String,
+    /// Who asks, as the gateway knows them.
+    pub publisher: String,
     /// Recipe, catalogue model or layers.
     pub model_architecture: ModelChoice,
     /// Rounds to publish, 1 to 100,000.
@@ -115,6 +120,9 @@ pub struct JobSpec {
     pub job_id: JobId,
     /// Its name.
     pub job_name: String,
+    /// Who created it, as the gateway knew them; empty in records of versions that did not ask.
+    #[serde(default)]
+    pub publisher: String,
     /// First model.
     pub start: Start,
     /// Rounds to publish.
@@ -248,6 +256,7 @@ pub fn resolve(
         clip,
         job_id,
         job_name: name.to_owned(),
+        publisher: request.publisher.clone(),
         start: start.unwrap_or(Start::Recipe(Recipe::LogisticRegression)),
         total_rounds,
         min_participants: min,
@@ -303,7 +312,7 @@ impl Faults {
 
 fn check_job_type(job_type: &str, faults: &mut Faults) {
     match job_type {
-        "standard" => {}
+        STANDARD => {}
         known if JOB_TYPES.contains(&known) => {
             faults.invalid(
                 "/job_type",

@@ -9,8 +9,10 @@ use aivillage_base::arch::Recipe;
 use aivillage_base::fixed::{Grid, to_bytes};
 use aivillage_base::ports::Payload;
 use aivillage_base::time::Now;
+use aivillage_base::wire::secure::Hex;
 use aivillage_base::wire::{
-    BlobRef, DataRequirements, DataSummary, LocalMetrics, LocalTraining, NodeType, Peer, RoundKey, UpdateHeader,
+    BlobRef, DataRequirements, DataSummary, Declined, LocalMetrics, LocalTraining, NodeType, Peer, RoundKey,
+    UpdateHeader,
 };
 use aivillage_base::{Architecture, Digest, JobId, NodeId, NodeName, Task};
 
@@ -85,6 +87,7 @@ pub(crate) fn spec(min: u32, max: u32, rounds: u32) -> JobSpec {
     JobSpec {
         job_id: JobId::new("job").unwrap(),
         job_name: "a job".into(),
+        publisher: "ada".into(),
         start: Start::Recipe(Recipe::LinearRegression),
         total_rounds: rounds,
         min_participants: min,
@@ -167,6 +170,7 @@ pub(crate) fn request() -> JobRequest {
     JobRequest {
         job_id: None,
         job_name: "a job".into(),
+        publisher: "ada".into(),
         model_architecture: ModelChoice::Named("mlp".into()),
         total_rounds: None,
         min_participants: None,
@@ -181,4 +185,9 @@ pub(crate) fn request() -> JobRequest {
         privacy: Map::new(),
         seed: None,
     }
+}
+
+/// A refusal; the machines take it for signed, as their shells verify it.
+pub(crate) fn declined(rule: &str, reason: &str) -> Declined {
+    Declined { rule: rule.into(), reason: reason.into(), signature: Hex([7; 64]) }
 }

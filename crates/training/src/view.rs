@@ -1,6 +1,6 @@
 //! What outsiders are told about jobs and rounds: snapshots made for reading, never stored.
 
-use aivillage_base::wire::{BlobRef, LocalMetrics};
+use aivillage_base::wire::{BlobRef, Declined, LocalMetrics};
 use aivillage_base::{JobId, NodeName};
 
 use crate::spec::JobSpec;
@@ -87,6 +87,8 @@ pub struct MemberView {
     pub status: &'static str,
     /// Why, where there is a why.
     pub reason: Option<String>,
+    /// Its refusal with its signature, if it declined.
+    pub declined: Option<Declined>,
     /// Weight of its update, if counted: as the node declares it, at most the job's `max_examples`.
     pub weight: Option<u32>,
     /// Optimiser steps of its training, if counted.

@@ -15,6 +15,7 @@ use crate::node;
 
 mod preview;
 
+mod rules;
 /// Be a node, or look after the nodes of a gateway
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {

@@ -132,6 +132,11 @@ async fn submit(args: &SubmitArgs, environment: &Environment) -> Result<(), CliE
     let client = find(&args.client.connection, environment)?;
     let answer: Value = client.post("training/create", &body).await?;
     let id = cell(&answer["job_id"]);
+    if !args.client.json {
+        for warning in items(&answer, "warnings") {
+            out::note(&format!("warning: {}", cell(&warning["detail"])));
+        }
+    }
     if args.watch {
         if !args.client.json {
             out::note(&format!("created {id}"));

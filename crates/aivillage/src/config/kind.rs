@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 
 use aivillage_base::suggest;
+use aivillage_training::participant::hours;
 use serde_json::{Value as Json, json};
 
 use super::tree::{At, Node, Value};
@@ -56,6 +57,10 @@ pub enum Kind {
     Hosts,
     /// A list of web origins, `scheme://host[:port]`.
     Origins,
+    /// A list of texts of 1 to 200 characters.
+    Texts,
+    /// A list of parts of the day.
+    Hours,
 }
 
 /// What is wrong with a value: what, and perhaps what to do.
@@ -86,6 +91,8 @@ impl Kind {
             Self::Columns => "a list of columns (names, or indices from 0)".into(),
             Self::Hosts => "a list of host names such as village.example.org".into(),
             Self::Origins => "a list of web origins such as https://example.org or http://localhost:5173".into(),
+            Self::Texts => "a list of names of 1 to 200 characters".into(),
+            Self::Hours => "a list of hours such as 22:00-06:00 (UTC) or 22:00-06:00+02:00".into(),
         }
     }
 
@@ -135,6 +142,14 @@ impl Kind {
                     None => Err(self.item(&item.value)),
                 })
             }
+            (Self::Texts, Value::List(items)) => list(items, |item| match item.value.text().filter(|t| is_name(t)) {
+                Some(t) => Ok(json!(t)),
+                None => Err(self.item(&item.value)),
+            }),
+            (Self::Hours, Value::List(items)) => list(items, |item| match item.value.text().and_then(hours::parse) {
+                Some(hours) => Ok(json!(hours)),
+                None => Err(self.item(&item.value)),
+            }),
             (Self::Id | Self::Path, Value::Whole(_) | Value::Real(_) | Value::Bool(_)) => {
                 Err(self.wrong(&node.value, Some("put it in quotes to make it text".into())))
             }
@@ -164,7 +179,9 @@ impl Kind {
             | Self::Column
             | Self::Columns
             | Self::Hosts
-            | Self::Origins => match super::tree::parse(text) {
+            | Self::Origins
+            | Self::Texts
+            | Self::Hours => match super::tree::parse(text) {
                 Ok(node) => self.check(&node),
                 Err((_, why)) => Err(Wrong { what: format!("is no YAML value: {why}"), help: None, at: None }),
             },
@@ -186,7 +203,9 @@ impl Kind {
             | Self::Column
             | Self::Columns
             | Self::Hosts
-            | Self::Origins => false,
+            | Self::Origins
+            | Self::Texts
+            | Self::Hours => false,
         };
         if fits { Ok(json!(x)) } else { Err(self.wrong(&node.value, None)) }
     }
@@ -202,6 +221,8 @@ impl Kind {
             Self::Columns => Self::Column.expects(),
             Self::Hosts => "a host name such as village.example.org, without scheme and port".into(),
             Self::Origins => "a web origin such as https://example.org, without path and `*`".into(),
+            Self::Texts => "a name of 1 to 200 characters".into(),
+            Self::Hours => "hours such as 22:00-06:00 (UTC) or 22:00-06:00+02:00".into(),
             Self::Bool
             | Self::Whole { .. }
             | Self::Real { .. }
@@ -239,9 +260,14 @@ impl Kind {
             Self::Origins => {
                 json!({"type": "array", "items": {"type": "string", "pattern": "^https?://[^/]+$"}})
             }
+            Self::Texts => json!({"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 200}}),
+            Self::Hours => json!({"type": "array", "items": {"type": "string", "pattern": HOURS}}),
         }
     }
 }
+
+/// JSON Schema's pattern of hours.
+const HOURS: &str = "^[0-9]{2}:[0-9]{2}-[0-9]{2}:[0-9]{2}([+-][0-9]{2}:[0-9]{2})?$";
 
 /// The words people use for yes and no in an environment.
 pub(crate) fn boolean(text: &str) -> Option<bool> {
@@ -284,6 +310,10 @@ fn column(value: &Value) -> Option<Json> {
 
 fn column_schema() -> Json {
     json!({"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}]})
+}
+
+fn is_name(text: &str) -> bool {
+    !text.trim().is_empty() && text.chars().count() <= 200
 }
 
 fn is_host(text: &str) -> bool {

@@ -1,4 +1,4 @@
-//! `node.yaml`: what one node offers (data, serving, threads) and what its owner refuses (policy).
+//! `node.yaml`: what one node offers (data, serving, threads) and what its owner refuses (privacy).
 //!
 //! Promise: as for `federated.yaml`, a [`NodeConfig`] is valid, and a text at fault gives all its faults with
 //! their places. Must not know: how data is read, or how a policy is enforced.
@@ -18,7 +18,7 @@ use serde_json::{Map, Value as Json};
 use super::check::Checked;
 use super::error::ConfigError;
 use super::table::join;
-use super::tree;
+use super::tree::{self, Node, Value};
 
 /// The annotated example, for `node join` to leave in a new folder.
 pub const EXAMPLE: &str = include_str!("../../../../config/node.yaml");
@@ -43,7 +43,7 @@ pub struct NodeConfig {
     /// Narrows the detected types; `None` = as detected.
     pub node_types: Option<Vec<NodeType>>,
     /// What the owner refuses.
-    pub policy: NodePolicy,
+    pub privacy: NodePolicy,
     /// Disk for served models, GB.
     pub model_cache_gb: f64,
     /// Does it answer inference requests?
@@ -58,7 +58,7 @@ impl Default for NodeConfig {
             name: None,
             data: Vec::new(),
             node_types: None,
-            policy: NodePolicy::default(),
+            privacy: NodePolicy::default(),
             model_cache_gb: 1.0,
             serve: true,
             threads: 0,
@@ -83,7 +83,8 @@ pub fn parse(file: &str, text: &str) -> Result<NodeConfig, ConfigError> {
     let mut checked = Checked::new(file, text);
     let mut values = Map::new();
     match tree::parse(text) {
-        Ok(root) => {
+        Ok(mut root) => {
+            moved(&mut root, &mut checked);
             let (map, own) = checked.section(&root, "", keys::KEYS);
             values = map;
             for (name, node) in own {
@@ -97,4 +98,29 @@ pub fn parse(file: &str, text: &str) -> Result<NodeConfig, ConfigError> {
         return Err(ConfigError::Invalid(checked.into_faults()));
     }
     Ok(serde_json::from_value(Json::Object(values)).expect("invariant: what the table lets pass fits the structs"))
+}
+
+/// Takes out the section that `privacy` has replaced: each of its keys is a fault that names the new one.
+fn moved(root: &mut Node, checked: &mut Checked<'_>) {
+    let Value::Map(entries) = &mut root.value else { return };
+    let Some(at) = entries.iter().position(|(name, _)| name.text == "policy") else { return };
+    let (name, section) = entries.remove(at);
+    let keys = match section.value {
+        Value::Map(keys) => keys,
+        Value::Null | Value::Bool(_) | Value::Whole(_) | Value::Real(_) | Value::Text(_) | Value::List(_) => Vec::new(),
+    };
+    let mut help: Vec<String> = keys
+        .iter()
+        .map(|(key, _)| match key.text.as_str() {
+            "allow_plain_updates" => {
+                "`allow_plain_updates: false` is `privacy.require_secure_aggregation: true`".into()
+            }
+            "allow_retained_updates" => "`allow_retained_updates: true` is `privacy.retain_updates: if_asked`".into(),
+            other => format!("`{other}` is `privacy.{other}`"),
+        })
+        .collect();
+    if help.is_empty() {
+        help.push("write the node's rules below `privacy`".into());
+    }
+    checked.fault(name.at, "the section `policy` is called `privacy` now", Some(help.join("; ")));
 }

@@ -6,26 +6,26 @@ use std::time::Duration;
 use aivillage_base::time::Clock;
 use aivillage_base::wire::{DataSummary, NodeReport, NodeType};
 
+use crate::config::NodeConfig;
+
 /// How long the speed is measured.
 const SPEED_TIME: Duration = Duration::from_millis(30);
 
-/// The node's report: measured speed and memory, detected kinds (narrowed by `only`), data by shape.
+/// The node's report: measured speed and memory, detected kinds (unless settings narrow them), its owner's rules, data by
+/// shape.
 #[must_use]
-pub fn report(clock: &dyn Clock, only: Option<&[NodeType]>, serves: bool, data: Vec<DataSummary>) -> NodeReport {
+pub fn report(clock: &dyn Clock, config: &NodeConfig, data: Vec<DataSummary>) -> NodeReport {
     let memory_gb = memory_gb();
     let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     let detected = kinds(memory_gb, cores);
-    let narrowed: Vec<NodeType> = match only {
-        Some(only) => only.to_vec(),
-        None => detected,
-    };
     NodeReport {
+        policy: Some(config.privacy.clone()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        node_types: narrowed,
+        node_types: config.node_types.clone().unwrap_or(detected),
         compute_gflops: aivillage_engine::bench::gflops(SPEED_TIME, clock),
         memory_gb,
         cores,
-        serves,
+        serves: config.serve,
         data,
     }
 }

@@ -13,7 +13,7 @@ use crate::village::{Village, job, shard};
 async fn trained(dir: &Path, jobs: &[(&str, Value)]) -> Village {
     let mut village = Village::without_node(dir);
     for index in 0..3 {
-        let yaml = format!("{}policy:\n  allow_retained_updates: true\n", shard(index, 3));
+        let yaml = format!("{}privacy:\n  retain_updates: if_asked\n", shard(index, 3));
         village.join_with(&format!("site-{index}"), &yaml).await;
     }
     village.connected(&["site-0", "site-1", "site-2"]).await;
@@ -92,7 +92,7 @@ async fn updates_are_kept_only_where_job_and_node_say_so_and_an_export_names_wha
     let dir = tempfile::tempdir().unwrap();
     let mut village = Village::without_node(dir.path());
     village.join("silent", 0, 2).await;
-    village.join_with("open", &format!("{}policy:\n  allow_retained_updates: true\n", shard(1, 2))).await;
+    village.join_with("open", &format!("{}privacy:\n  retain_updates: if_asked\n", shard(1, 2))).await;
     village.connected(&["silent", "open"]).await;
     for (id, retain) in [("kept", true), ("plain", false)] {
         let mut body = job(id, 1, 2);

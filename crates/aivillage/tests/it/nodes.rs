@@ -115,8 +115,8 @@ async fn a_revoked_node_is_cut_off_at_once_and_stays_out() {
 async fn a_nodes_own_rules_win_and_the_status_names_them() {
     let dir = tempfile::tempdir().unwrap();
     let mut village = Village::without_node(dir.path());
-    let picky = format!("{}policy: {{allowed_recipes: [logistic_regression]}}\n", shard(0, 3));
-    let private = format!("{}policy: {{allow_plain_updates: false}}\n", shard(1, 3));
+    let picky = format!("{}privacy: {{allowed_recipes: [logistic_regression]}}\n", shard(0, 3));
+    let private = format!("{}privacy: {{require_secure_aggregation: true}}\n", shard(1, 3));
     village.join_with("picky", &picky).await;
     village.join_with("private", &private).await;
     village.join("willing", 2, 3).await;
@@ -127,7 +127,7 @@ async fn a_nodes_own_rules_win_and_the_status_names_them() {
     let waits = |v: &Value| v["reason"].as_str().is_some_and(|r| r.contains("declined"));
     let status = village.until("training/status/digits", "the refusals", waits).await;
     let reason = status["reason"].as_str().unwrap();
-    for rule in ["picky (allowed_recipes)", "private (allow_plain_updates)"] {
+    for rule in ["picky (allowed_recipes)", "private (require_secure_aggregation)"] {
         assert!(reason.contains(rule), "{reason}");
     }
     let round = &status["rounds"][0];
@@ -137,7 +137,7 @@ async fn a_nodes_own_rules_win_and_the_status_names_them() {
         format!("{}: {}", member["status"].as_str().unwrap(), member["reason"].as_str().unwrap_or(""))
     };
     assert!(why("picky").starts_with("declined: ") && why("picky").contains("allowed_recipes"), "{}", why("picky"));
-    assert!(why("private").contains("allow_plain_updates"), "{}", why("private"));
+    assert!(why("private").contains("require_secure_aggregation"), "{}", why("private"));
     // Nothing but what the node is and the refusal has left it.
     let sent = std::fs::read_to_string(dir.path().join("private/sent.log")).unwrap();
     let lines: Vec<Value> = sent.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -145,7 +145,7 @@ async fn a_nodes_own_rules_win_and_the_status_names_them() {
     assert!(lines.len() > 1, "{sent}");
     for line in &lines[1..] {
         assert_eq!((&line["kind"], &line["bytes"]), (&"answer".into(), &0.into()), "{line}");
-        assert_eq!(line["note"], "declined: allow_plain_updates", "{line}");
+        assert_eq!(line["note"], "declined: require_secure_aggregation", "{line}");
     }
     // What one node allows goes on with that node.
     let mut modest = job("modest", 1, 2);

@@ -68,7 +68,7 @@ async fn nodes_with_shifted_features_are_better_served_by_normalisations_of_thei
         std::fs::create_dir_all(dir.path().join(&name)).unwrap();
         write_csv(&dir.path().join(&name).join("digits.csv"), &seen(shard, instrument));
         let yaml = "data:\n  - {kind: csv, name: digits, path: digits.csv, classes: 10}\n\
-                    policy:\n  allow_retained_updates: true\n";
+                    privacy:\n  retain_updates: if_asked\n";
         village.join_with(&name, yaml).await;
         // Rows that nobody trains on, as this node would see them.
         tests.push(seen(&dealt.test, instrument));

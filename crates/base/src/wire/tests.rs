@@ -25,6 +25,8 @@ fn down() -> impl Strategy<Value = Down> {
             Down::Invite(Box::new(Invitation {
                 key,
                 job_name: "a \"job\"\nof two lines".into(),
+                publisher: "ada".into(),
+                job_type: "standard".into(),
                 recipe: recipe.name().into(),
                 grids: vec![Grid::default(); 4],
                 architecture,
@@ -78,7 +80,11 @@ fn up() -> impl Strategy<Value = Up> {
         (round_key(), "[ -~]{0,40}").prop_map(|(key, reason)| Up::TrainingFailed { key, reason }),
         (round_key(), any::<bool>()).prop_map(|(key, yes)| Up::Answer {
             key,
-            declined: (!yes).then(|| Declined { rule: "hours".into(), reason: "night".into() }),
+            declined: (!yes).then(|| Declined {
+                rule: "hours".into(),
+                reason: "night".into(),
+                signature: Hex([7; 64]),
+            }),
         }),
         (any::<u128>(), prop::collection::vec(prop::collection::vec(0.0f32..1.0, 2), 0..3)).prop_map(
             |(bits, outputs)| {
@@ -113,4 +119,10 @@ proptest! {
 fn what_a_newer_side_adds_is_ignored() {
     let text = r#"{"type":"goodbye","retry_after_ms":5,"because":"an update"}"#;
     assert_eq!(serde_json::from_str::<Down>(text).unwrap(), Down::Goodbye { retry_after_ms: 5 });
+}
+
+#[test]
+fn a_refusal_of_a_node_that_does_not_sign_has_a_signature_that_no_key_makes() {
+    let old: Declined = serde_json::from_str(r#"{"rule":"hours","reason":"night"}"#).unwrap();
+    assert_eq!(old.signature, Hex([0; 64]));
 }

@@ -145,6 +145,8 @@ fn invitation(data: DataRequirements) -> Invitation {
     Invitation {
         key: RoundKey { job: "job_0001".parse().expect("a job id"), round: 1, attempt: 1 },
         job_name: "digits".into(),
+        publisher: "ada".into(),
+        job_type: "standard".into(),
         recipe: "mlp".into(),
         architecture,
         model: BlobRef { digest: Digest([0; 32]), bytes: 0 },

@@ -36,6 +36,7 @@ fn peer(name: &str, key: u8) -> Peer {
 
 fn report() -> NodeReport {
     NodeReport {
+        policy: None,
         version: "0.1.0".into(),
         node_types: vec![NodeType::Edge],
         compute_gflops: 4.5,

@@ -2,6 +2,7 @@
 
 use aivillage_base::wire::DataRequirements;
 use aivillage_base::{JobId, LayerSpec};
+use aivillage_training::refusals::Warning;
 use aivillage_training::{JobRequest, ModelChoice, StrategyChoice};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -104,11 +105,12 @@ impl FromFields for CreateJob {
 }
 
 impl CreateJob {
-    /// The room's request; faults of the architecture's layers go to `fields`.
-    pub(crate) fn into_room(self, fields: &mut Fields) -> JobRequest {
+    /// The room's request, by this caller; faults of the architecture's layers go to `fields`.
+    pub(crate) fn into_room(self, publisher: String, fields: &mut Fields) -> JobRequest {
         JobRequest {
             job_id: self.job_id,
             job_name: self.job_name,
+            publisher,
             model_architecture: model_choice(self.model_architecture, fields),
             total_rounds: self.total_rounds,
             min_participants: self.min_participants,
@@ -154,6 +156,28 @@ pub(crate) struct CreateAnswer {
     pub(crate) job_id: String,
     /// `created`.
     pub(crate) status: &'static str,
+    /// Rules of nodes by which fewer of those known would accept the job than it needs. The job waits
+    /// for others, or for nodes whose owners change their rules. Left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) warnings: Vec<WarningBody>,
+}
+
+/// A rule by which too many nodes would refuse a job.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WarningBody {
+    /// Its name in node.yaml.
+    #[schema(example = "require_secure_aggregation")]
+    rule: &'static str,
+    /// How many nodes would refuse by it.
+    nodes: usize,
+    /// Why, how many would accept, how many are needed.
+    detail: String,
+}
+
+impl From<Warning> for WarningBody {
+    fn from(warning: Warning) -> Self {
+        Self { rule: warning.rule.name(), nodes: warning.nodes, detail: warning.detail }
+    }
 }
 
 /// A job that was cancelled.

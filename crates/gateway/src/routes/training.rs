@@ -66,7 +66,7 @@ pub(crate) async fn create(
     let mut fields = Fields::new("", map);
     let job =
         CreateJob::read(&mut fields).ok_or_else(|| Problem::internal(&"CreateJob stands in for every faulty field"))?;
-    let mut request = job.into_room(&mut fields);
+    let mut request = job.into_room(caller.name.clone(), &mut fields);
     let faults = fields.finish();
     if !faults.is_empty() {
         let more = training.check(&request).await.into_iter().map(|f| Fault::new(f.pointer, f.detail));
@@ -85,7 +85,8 @@ pub(crate) async fn create(
     let mut batch = Batch::new("job_owner_noted");
     batch.put(OWNERS, job.as_str(), &caller.id);
     app.records.commit(batch).await.map_err(|e| Problem::from_room(e.kind(), e.to_string()))?;
-    Ok(Json(CreateAnswer { job_id: job.to_string(), status: "created" }))
+    let warnings = training.warnings(&job).await?.into_iter().map(Into::into).collect();
+    Ok(Json(CreateAnswer { job_id: job.to_string(), status: "created", warnings }))
 }
 
 /// A job with all its rounds: who was invited, who counted, who did not and why.

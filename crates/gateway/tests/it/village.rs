@@ -205,6 +205,7 @@ impl Node {
     /// Connects with ten rows of two features and two classes.
     pub(crate) async fn arrive(&self) {
         let report = NodeReport {
+            policy: None,
             version: "0".into(),
             node_types: vec![NodeType::Edge],
             compute_gflops: 1.0,

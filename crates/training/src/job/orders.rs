@@ -11,6 +11,7 @@ use super::Job;
 use crate::handle::FinishedModel;
 use crate::record::{SecureRecord, StateSlot};
 use crate::round::{Limits, StartPoint};
+use crate::spec::STANDARD;
 use crate::step::{ComputePlan, Effect};
 use crate::strategy::Weighting;
 use crate::{recruit, secure};
@@ -54,6 +55,8 @@ impl Job {
             key: key.clone(),
             job_name: spec.job_name.clone(),
             recipe: spec.recipe_name().to_owned(),
+            publisher: spec.publisher.clone(),
+            job_type: STANDARD.to_owned(),
             grids: grids.to_vec(),
             local: self.local_rule(state),
             initial_loss: spec.strategy.rule().local().initial_loss,

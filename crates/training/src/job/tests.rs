@@ -155,7 +155,7 @@ fn it_goes_from_created_through_its_rounds_into_the_catalogue() {
 #[test]
 fn a_node_that_declines_is_not_asked_again_until_it_comes_back() {
     let mut bench = Bench::running(2, 1, &["a", "b"]);
-    let no = Declined { rule: "max_rounds".into(), reason: "too many".into() };
+    let no = crate::testing::declined("max_rounds", "too many");
     bench.step(Input::Answer(peer("b"), key(1, 1), Some(no)));
     assert!(bench.job.round().is_none());
     assert!(bench.job.waiting_for().unwrap().contains("declined by themselves: b (max_rounds)"));

@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use aivillage_base::fixed::Grid;
 use aivillage_base::ports::Uplink;
-use aivillage_base::wire::{DataRequirements, DataSummary, LocalMetrics, LocalRule, LocalTraining};
+use aivillage_base::time::SystemClock;
+use aivillage_base::wire::{
+    DataRequirements, DataSummary, Declined, LocalMetrics, LocalRule, LocalTraining, UpdateHeader, UpdateReply,
+};
 use aivillage_base::{Recipe, Task, bundle};
 use async_trait::async_trait;
 
@@ -78,6 +81,8 @@ fn invited(policy: NodePolicy, full: bool) -> (Participant, Arc<Line>, Arc<Disk>
     let invitation = Invitation {
         key: RoundKey { job: JobId::new("job").unwrap(), round: 1, attempt: 1 },
         job_name: "job".into(),
+        publisher: "ada".into(),
+        job_type: "standard".into(),
         recipe: "linear_regression".into(),
         grids: vec![Grid::default(); 2],
         architecture,
@@ -113,6 +118,7 @@ fn invited(policy: NodePolicy, full: bool) -> (Participant, Arc<Line>, Arc<Disk>
         name: NodeName::new("node").unwrap(),
         policy,
         log: disk.clone(),
+        clock: Arc::new(SystemClock::new()),
         state: Arc::<MemoryState>::default(),
     };
     (Participant::new(deps, CancellationToken::new()), line, disk, invitation)
@@ -129,7 +135,7 @@ async fn a_yes_and_an_update_are_logged_before_they_are_sent() {
 
 #[tokio::test]
 async fn nothing_is_sent_that_cannot_be_logged() {
-    let refusing = NodePolicy { allow_plain_updates: false, ..NodePolicy::default() };
+    let refusing = NodePolicy { require_secure_aggregation: true, ..NodePolicy::default() };
     for policy in [NodePolicy::default(), refusing] {
         let (participant, line, disk, invitation) = invited(policy, true);
         participant.handle(&Down::Invite(Box::new(invitation)));
@@ -156,7 +162,7 @@ impl Uplink for Cut {
     async fn send(&self, message: &Up) -> Result<(), UplinkError> {
         match message {
             Up::TrainingFailed { reason, .. } => self.failures.lock().unwrap().push(reason.clone()),
-            Up::Answer { declined: Some(Declined { rule, reason }), .. } => {
+            Up::Answer { declined: Some(Declined { rule, reason, .. }), .. } => {
                 self.failures.lock().unwrap().push(format!("declined by {rule}: {reason}"));
             }
             Up::Report(_) | Up::Secure { .. } | Up::Answer { .. } | Up::Prediction { .. } | Up::Leave => return Ok(()),
@@ -208,6 +214,7 @@ async fn one_life(line: &Arc<Cut>, disk: &Arc<MemoryState>, invitation: &Invitat
         name: NodeName::new("node").unwrap(),
         policy: NodePolicy::default(),
         log: Arc::<Disk>::default(),
+        clock: Arc::new(SystemClock::new()),
         state: disk.clone(),
     };
     let stop = CancellationToken::new();
@@ -263,6 +270,7 @@ async fn a_personal_model_is_ready_when_the_job_has_ended() {
         name: NodeName::new("node").unwrap(),
         policy: NodePolicy::default(),
         log: Arc::<Disk>::default(),
+        clock: Arc::new(SystemClock::new()),
         state: disk.clone(),
     };
     let participant = Participant::new(deps, CancellationToken::new());

@@ -19,7 +19,7 @@ use aivillage_privacy::secagg::mask::{MaskKey, Sign};
 use aivillage_privacy::secagg::ring::Width;
 use bytes::Bytes;
 
-use super::policy::NodePolicy;
+use super::policy::{NodePolicy, may_keep};
 use super::state::LocalState;
 use crate::secure;
 use crate::trainer::{LocalOutcome, LocalTerms, TrainError, Trainer};
@@ -101,7 +101,7 @@ pub fn prepare(
         clipped: update.clipped,
         steps: outcome.steps.max(1),
         initial_loss: outcome.initial_loss,
-        retain: invitation.retain_updates && policy.allow_retained_updates,
+        retain: may_keep(policy, invitation),
         ..UpdateHeader::new(
             invitation.key.clone(),
             BlobRef { digest: Digest::of(&payload), bytes: payload.len() as u64 },

@@ -69,7 +69,7 @@ fn once_fixed_the_shape_stays() {
 fn what_is_missing_is_said_in_words() {
     let mut job = record(spec(3, 5, 1));
     let nodes = village(&[candidate("a"), candidate("b"), candidate("m")]);
-    let no = aivillage_base::wire::Declined { rule: "max_rounds".into(), reason: "no".into() };
+    let no = crate::testing::declined("max_rounds", "no");
     job.declined.insert(name("m"), no);
     let text = cohort(&job, &nodes, FASTEST).unwrap_err();
     assert!(text.contains("3 participants are needed; 2 of"), "{text}");

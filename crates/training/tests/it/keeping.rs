@@ -8,6 +8,7 @@ use aivillage_base::fixed::to_bytes;
 use aivillage_base::ports::Payload;
 use aivillage_base::wire::{BlobRef, LocalMetrics, RoundKey, UpdateHeader, UpdateReply};
 use aivillage_training::participant::NodePolicy;
+use aivillage_training::participant::policy::RetainUpdates;
 use aivillage_training::view::{JobView, MemberView, Phase};
 use aivillage_training::{JobRequest, StrategyChoice, TrainingError, store};
 use bytes::Bytes;
@@ -94,7 +95,7 @@ async fn what_is_refused_is_named_in_the_status_and_the_cohort_goes_on() {
 async fn updates_stay_where_job_and_node_allow_it_and_can_be_had() {
     for (features, blobs) in [(3, 4), (LARGE, 7)] {
         let mut village = Village::new(features, &["b"]).await;
-        village.join("a", 10, NodePolicy { allow_retained_updates: true, ..NodePolicy::default() }).await;
+        village.join("a", 10, NodePolicy { retain_updates: RetainUpdates::IfAsked, ..NodePolicy::default() }).await;
         let asked = JobRequest { retain_updates: true, ..request(3, 2) };
         let job = village.training().create(asked).await.unwrap();
         village.until(&job, |view| view.rounds_done >= 1).await;

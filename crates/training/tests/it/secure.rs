@@ -59,7 +59,7 @@ async fn a_coordinator_restarted_again_and_again_ends_in_the_same_model() {
 
 #[tokio::test]
 async fn a_node_that_allows_no_plain_update_takes_part_in_secure_jobs_only() {
-    let strict = || NodePolicy { allow_plain_updates: false, ..NodePolicy::default() };
+    let strict = || NodePolicy { require_secure_aggregation: true, ..NodePolicy::default() };
     let mut village = Village::new(3, &["a", "b"]).await;
     village.join("c", 9, strict()).await;
     let job = village.training().create(secure(request(1, 3))).await.unwrap();

@@ -271,7 +271,8 @@ impl Village {
             pins: Arc::<MemoryPins>::default(),
             contexts: Arc::<MemoryContexts>::default(),
         };
-        let deps = ParticipantDeps { uplink, trainer: trainer.clone(), name, policy, log, state, keys };
+        let clock = self.clock.clone();
+        let deps = ParticipantDeps { uplink, trainer: trainer.clone(), name, policy, log, clock, state, keys };
         let participant = Participant::new(deps, CancellationToken::new());
         self.connect(peer, &trainer, Some(participant)).await;
     }
@@ -283,6 +284,7 @@ impl Village {
 
     async fn connect(&mut self, peer: Peer, trainer: &Linear, participant: Option<Participant>) {
         let report = NodeReport {
+            policy: None,
             version: "test".into(),
             node_types: vec![NodeType::Edge],
             compute_gflops: 1.0,
@@ -391,6 +393,7 @@ pub(crate) fn request(rounds: u32, min: u32) -> JobRequest {
     JobRequest {
         job_id: Some(JobId::new("job").unwrap()),
         job_name: "a job".into(),
+        publisher: "ada".into(),
         model_architecture: ModelChoice::Named("linear_regression".into()),
         total_rounds: Some(rounds),
         min_participants: Some(min),

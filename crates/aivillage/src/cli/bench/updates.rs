@@ -123,6 +123,7 @@ fn peers(count: u32) -> Result<Vec<Peer>, CliError> {
 fn report(params: u32) -> NodeReport {
     let input = vec![params as usize - 1];
     NodeReport {
+        policy: None,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node_types: vec![NodeType::Edge],
         compute_gflops: 1.0,
@@ -209,6 +210,7 @@ fn request(args: &UpdatesArgs) -> JobRequest {
     JobRequest {
         job_id: None,
         job_name: "benchmark of updates".into(),
+        publisher: "bench".into(),
         model_architecture: ModelChoice::Named("linear_regression".into()),
         total_rounds: Some(args.rounds + WARM_UP),
         min_participants: Some(args.nodes),

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::rules::Rules;
 use crate::cli::args::PreviewArgs;
 use crate::cli::{out, segment};
 use crate::client::{Client, find};
@@ -30,6 +31,8 @@ use crate::node::{self, FolderState, NodeFolder, NodeOptions};
 struct Job {
     job_id: JobId,
     job_name: String,
+    publisher: String,
+    job_type: String,
     status: String,
     rounds_completed: u32,
     total_rounds: u32,
@@ -97,28 +100,28 @@ pub(super) async fn run(args: &PreviewArgs, environment: &Environment) -> Result
     let client = find(&args.connection, environment)?;
     let (invitation, model) = invitation(&client, segment("job's id", &args.job)?).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let wall_ms = clock.now().wall_ms;
     let options = NodeOptions { folder, crash: None, bench_params: None, clock };
     let name = enrolment.name.clone();
     let work = move || -> Result<_, CliError> {
         let abilities = node::abilities(&options)?;
-        if let Err(declined) = abilities.config.policy.judge(&invitation) {
-            return Ok((invitation, Err(declined)));
+        let rules = Rules::of(&abilities.config.privacy, &invitation, wall_ms);
+        if rules.refusing().next().is_some() {
+            return Ok((invitation, rules, None));
         }
         let cannot = |e: String| CliError::new(ExitCode::Failed, format!("this node cannot train the job: {e}"));
         let state = kept(options.folder.path(), &invitation).map_err(cannot)?;
         let received = Received { model: &model, control: None, state: &state };
-        let prepared = prepare(&*abilities.trainer, &name, &abilities.config.policy, &invitation, received);
-        Ok((invitation, Ok(prepared.map_err(cannot)?)))
+        let prepared = prepare(&*abilities.trainer, &name, &abilities.config.privacy, &invitation, received);
+        Ok((invitation, rules, Some(prepared.map_err(cannot)?)))
     };
     let worked = tokio::task::spawn_blocking(work).await;
-    let (invitation, outcome) =
+    let (invitation, rules, prepared) =
         worked.map_err(|e| CliError::new(ExitCode::Bug, format!("training stopped: {e}")))??;
-    match outcome {
-        Ok(prepared) => show(args, &enrolment.link, enrolment.name.as_str(), &invitation, &prepared),
-        Err(declined) => {
-            let message = format!("nothing would be sent but a refusal: {} ({})", declined.reason, declined.rule);
-            Err(CliError::new(ExitCode::Refused, message).hint("the rule stands in `policy` of node.yaml"))
-        }
+    let to = (enrolment.link.as_str(), enrolment.name.as_str());
+    match prepared {
+        Some(prepared) => show(args, to, &invitation, &rules, &prepared),
+        None => Err(rules.show_refusal(args, to, &invitation)),
     }
 }
 
@@ -187,6 +190,8 @@ async fn invitation(client: &Client, id: &str) -> Result<(Invitation, Bytes), Cl
     let invitation = Invitation {
         key: RoundKey { job: job.job_id, round: job.rounds_completed + 1, attempt: 1 },
         job_name: job.job_name,
+        publisher: job.publisher,
+        job_type: job.job_type,
         recipe: job.model_architecture,
         personal: spec::personal(&chosen.personal_tensors, &architecture),
         architecture,
@@ -229,9 +234,9 @@ fn seen_by_gateway(invitation: &Invitation) -> &'static str {
 
 fn show(
     args: &PreviewArgs,
-    link: &str,
-    name: &str,
+    (link, name): (&str, &str),
     invitation: &Invitation,
+    rules: &Rules,
     prepared: &Prepared,
 ) -> Result<(), CliError> {
     if let Some(path) = &args.output {
@@ -244,6 +249,7 @@ fn show(
             "to": link,
             "from": name,
             "job_name": invitation.job_name,
+            "rules": rules.json(),
             "header": header,
             "seen_by_gateway": seen_by_gateway(invitation),
             "file": args.output,
@@ -265,6 +271,7 @@ fn show(
         ("train_ms", header.metrics.train_ms.to_string()),
         ("seen by", format!("{}; no row of data is in it", seen_by_gateway(invitation))),
     ]));
+    out::line(&rules.table());
     out::line("nothing was sent");
     Ok(())
 }

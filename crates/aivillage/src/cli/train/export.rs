@@ -242,7 +242,7 @@ fn tell(args: &ExportArgs, job: &str, exported: &[Exported]) {
     if let Some(first) = exported.iter().find(|r| !r.missing.is_empty()) {
         out::note(&format!(
             "round {}: no updates of {} are kept: jobs keep them with `retain_updates: true`, and nodes allow it with \
-             `policy.allow_retained_updates: true` in node.yaml",
+             `privacy.retain_updates: if_asked` in node.yaml",
             first.round,
             first.missing.join(", ")
         ));

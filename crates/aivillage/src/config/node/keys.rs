@@ -2,6 +2,8 @@
 //!
 //! Promise: what passes these tables fits the structs of [`super`]. Must not know: anything else.
 
+use aivillage_training::spec::JOB_TYPES;
+
 use super::{NODE_TYPES, RECIPES};
 use crate::config::check::Rule;
 use crate::config::kind::Kind;
@@ -43,10 +45,15 @@ pub(super) const KEYS: &[Key] = &[
     may("name", Kind::Id, ""),
     Key { path: "data", kind: None, unit: "", required: false },
     may("node_types", Kind::Words(NODE_TYPES), ""),
-    may("policy.allow_plain_updates", Kind::Bool, ""),
-    may("policy.allow_retained_updates", Kind::Bool, ""),
-    may("policy.allowed_recipes", Kind::Words(&RECIPES), ""),
-    may("policy.max_rounds", whole(1, 100_000), "rounds"),
+    may("privacy.require_secure_aggregation", Kind::Bool, ""),
+    may("privacy.min_cohort", whole(3, 100_000), "updates in a sum"),
+    may("privacy.allowed_publishers", Kind::Texts, ""),
+    may("privacy.allowed_recipes", Kind::Words(&RECIPES), ""),
+    may("privacy.allowed_job_types", Kind::Words(&JOB_TYPES), ""),
+    may("privacy.max_clip", Kind::Above { min: 0.0, max: 1_000_000_000.0 }, "L2 norm"),
+    may("privacy.max_rounds", whole(1, 100_000), "rounds"),
+    may("privacy.retain_updates", Kind::Word(&["never", "withheld", "if_asked"]), ""),
+    may("privacy.hours", Kind::Hours, ""),
     may("model_cache_gb", Kind::Real { min: 0.0, max: 100_000.0 }, "GB"),
     may("serve", Kind::Bool, ""),
     may("threads", whole(0, 1024), "threads"),

@@ -29,7 +29,9 @@ fn the_shipped_example_is_valid() {
         }]
     );
     assert_eq!(config.node_types, Some(vec![NodeType::Edge]));
-    assert_eq!(config.policy.max_rounds, Some(1000));
+    assert_eq!(config.privacy.max_rounds, Some(1000));
+    assert!(config.privacy.require_secure_aggregation);
+    assert_eq!(config.privacy.hours.as_deref().map(<[_]>::len), Some(2));
 }
 
 #[test]
@@ -47,11 +49,11 @@ fn the_commented_sources_of_the_example_are_valid_too() {
 
 #[test]
 fn nothing_said_is_a_node_that_serves_and_never_trains() {
-    for text in ["", "# nothing\n", "data:\n", "data: []\npolicy:\n"] {
+    for text in ["", "# nothing\n", "data:\n", "data: []\nprivacy:\n"] {
         assert_eq!(node(text), NodeConfig::default(), "{text:?}");
     }
     let default = NodeConfig::default();
-    assert!(default.serve && default.data.is_empty() && default.policy.allow_plain_updates);
+    assert!(default.serve && default.data.is_empty() && default.privacy == Default::default());
 }
 
 #[test]
@@ -196,7 +198,7 @@ fn two_sources_of_one_name_are_refused() {
 #[test]
 fn a_policy_is_never_guessed() {
     refused(
-        "policy:\n  allow_plain_update: false\n  allowed_recipes: [mlp, simple_cn]\n  max_rounds: -1\nnode_types: [edge, edge]\nserve: yes\n",
+        "privacy:\n  require_secure_agregation: true\n  allowed_recipes: [mlp, simple_cn]\n  max_rounds: -1\nnode_types: [edge, edge]\nserve: yes\n",
         expect![[r#"
             error: unknown key `policy.allow_plain_update`
              --> node.yaml:2:3

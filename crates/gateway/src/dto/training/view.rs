@@ -2,8 +2,9 @@
 
 use aivillage_base::time::rfc3339;
 use aivillage_base::wire::secure::Withstands;
-use aivillage_base::wire::{BlobRef, DataRequirements, LocalMetrics};
+use aivillage_base::wire::{BlobRef, DataRequirements, Declined, LocalMetrics};
 use aivillage_training::JobSpec;
+use aivillage_training::spec::STANDARD;
 use aivillage_training::view::{EventKind, JobSummary, JobView, MemberView, RoundView};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -31,6 +32,8 @@ impl From<BlobRef> for Blob {
 pub(crate) struct JobAnswer {
     job_id: String,
     job_name: String,
+    /// Who created it: whom their API key was made for, or `anonymous`.
+    publisher: String,
     /// `created`, `running`, `completed`, `failed` or `cancelled`.
     status: &'static str,
     /// Of the attempt under way: `recruiting`, `keying`, `collecting`, `unmasking`, `publishing`; null when there is none.
@@ -162,6 +165,8 @@ pub(crate) struct Member {
     status: &'static str,
     /// Why, where there is a why.
     reason: Option<String>,
+    /// Its refusal, if it declined.
+    declined: Option<Refusal>,
     /// Examples its update counts for: as the node declares it, at most the job's `max_examples`.
     weight: Option<u32>,
     /// Optimiser steps of its training.
@@ -173,6 +178,23 @@ pub(crate) struct Member {
     clipped: Option<u64>,
     /// Its own measurements.
     metrics: Option<MemberMetrics>,
+}
+
+/// A node's no.
+#[derive(Debug, Serialize, ToSchema)]
+struct Refusal {
+    /// The rule of the node that refuses, as in its node.yaml.
+    rule: String,
+    /// What it demands and what the job asks.
+    reason: String,
+    /// Ed25519 signature of the node's enrolled key over attempt, rule and reason; 128 hex characters.
+    signature: String,
+}
+
+impl From<Declined> for Refusal {
+    fn from(declined: Declined) -> Self {
+        Self { rule: declined.rule, reason: declined.reason, signature: declined.signature.to_string() }
+    }
 }
 
 /// What a node measured of itself.
@@ -195,6 +217,7 @@ impl From<MemberView> for Member {
             name: m.name.to_string(),
             status: m.status,
             reason: m.reason,
+            declined: m.declined.map(Into::into),
             weight: m.weight,
             steps: m.steps,
             staleness: m.staleness,
@@ -263,10 +286,11 @@ impl JobAnswer {
         let skip = view.rounds.len().saturating_sub(rounds_max);
         Self {
             job_name: spec.job_name.clone(),
+            publisher: spec.publisher.clone(),
             status: view.status.as_str(),
             phase: view.current.as_ref().map(|r| r.phase.as_str()),
             reason: view.reason,
-            job_type: "standard",
+            job_type: STANDARD,
             model_architecture: spec.recipe_name().to_owned(),
             rounds_completed: view.rounds_done,
             total_rounds: spec.total_rounds,

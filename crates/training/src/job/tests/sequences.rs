@@ -98,7 +98,7 @@ impl World {
             Op::Join(n) => Input::Joined(candidate(NODES[n])),
             Op::Leave(n) => Input::Left(who(n)),
             Op::Yes(n) => Input::Answer(who(n), now, None),
-            Op::No(n) => Input::Answer(who(n), now, Some(Declined { rule: "rule".into(), reason: "no".into() })),
+            Op::No(n) => Input::Answer(who(n), now, Some(crate::testing::declined("rule", "no"))),
             Op::Fail(n) => Input::Failed(who(n), now, "broke".into()),
             Op::Update(n, ago, which, in_blobs) => {
                 let make = if in_blobs { stored } else { update };

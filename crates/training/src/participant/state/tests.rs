@@ -18,6 +18,8 @@ fn invitation(round: u32, attempt: u32, receipt: Option<Receipt>) -> Invitation 
     Invitation {
         key: RoundKey { job: job(), round, attempt },
         job_name: "job".into(),
+        publisher: "ada".into(),
+        job_type: "standard".into(),
         recipe: "linear_regression".into(),
         architecture: Recipe::LinearRegression.build(&[1], Task::Regression).unwrap(),
         model: BlobRef { digest: Digest([0; 32]), bytes: 0 },

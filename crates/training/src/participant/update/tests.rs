@@ -5,6 +5,7 @@ use aivillage_base::{JobId, Recipe, Task};
 use proptest::prelude::*;
 
 use super::*;
+use crate::participant::policy::{Moment, RetainUpdates, Rule, judge};
 use crate::trainer::PersonalModel;
 
 const RATE: f64 = 0.125;
@@ -61,6 +62,8 @@ fn invitation(local: LocalRule) -> Invitation {
     Invitation {
         key: RoundKey { job: JobId::new("job").unwrap(), round: 1, attempt: 1 },
         job_name: "job".into(),
+        publisher: "ada".into(),
+        job_type: "standard".into(),
         recipe: "linear_regression".into(),
         grids: vec![Grid::default(); 2],
         architecture: architecture(),
@@ -198,7 +201,8 @@ fn dittos_personal_model_stays_and_goes_on() {
 fn an_update_may_be_kept_only_if_job_and_owner_say_so() {
     for (asked, allowed) in [(false, false), (false, true), (true, false), (true, true)] {
         let invitation = Invitation { retain_updates: asked, ..invitation(LocalRule::Plain) };
-        let policy = NodePolicy { allow_retained_updates: allowed, ..NodePolicy::default() };
+        let retain_updates = if allowed { RetainUpdates::IfAsked } else { RetainUpdates::Withheld };
+        let policy = NodePolicy { retain_updates, ..NodePolicy::default() };
         let (model, state) = (bundle_of(&[0.0; 4]), LocalState::default());
         let received = Received { model: &model, control: None, state: &state };
         let prepared = prepare(&quadratic(), &NodeName::new("a").unwrap(), &policy, &invitation, received).unwrap();
@@ -252,7 +256,7 @@ fn a_rule_of_a_later_version_is_read_and_declined() {
     text["local"] = serde_json::json!({ "kind": "of_a_later_version", "strength": 3 });
     let invitation: Invitation = serde_json::from_value(text).unwrap();
     assert_eq!(invitation.local, LocalRule::Unknown);
-    assert_eq!(NodePolicy::default().judge(&invitation).unwrap_err().rule, "local");
+    assert_eq!(judge(&NodePolicy::default(), 0, &invitation, Moment::Asked).unwrap_err().rule, Rule::Local);
 }
 
 proptest! {
