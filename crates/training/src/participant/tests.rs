@@ -16,6 +16,8 @@ use aivillage_privacy::secagg::signed::KeyInMemory;
 use super::*;
 use crate::trainer::{LocalOutcome, LocalTerms, TrainError};
 
+mod leaving;
+
 /// A line to the coordinator that counts what goes over it.
 #[derive(Debug)]
 struct Line {
