@@ -16,7 +16,7 @@ use aivillage_training::participant::policy::{Moment, Refusal, judge};
 use aivillage_training::participant::secure::Session;
 use aivillage_training::participant::state::{end, settle};
 use aivillage_training::participant::{
-    Keys, MemoryContexts, MemoryPins, MemoryState, NodePolicy, NodeState as _, Prepared, Received, prepare,
+    Keys, MemoryContexts, MemoryPins, MemoryState, NoRegistry, NodePolicy, NodeState as _, Prepared, Received, prepare,
 };
 use aivillage_training::round::RESTARTED;
 use bytes::Bytes;
@@ -91,6 +91,7 @@ impl Node {
             signer: Arc::new(signer),
             pins: Arc::<MemoryPins>::default(),
             contexts: Arc::<MemoryContexts>::default(),
+            registry: Arc::new(NoRegistry),
         };
         Self {
             keys,

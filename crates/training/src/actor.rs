@@ -341,7 +341,7 @@ impl Actor {
         match &kind {
             EventKind::RoundEnded(round) if round.model.is_some() => {
                 metrics.rounds_published.inc();
-                metrics.updates_counted.inc_by(round.members.iter().filter(|m| m.weight.is_some()).count() as u64);
+                metrics.updates_counted.inc_by(round.members.iter().filter(|m| m.status == "counted").count() as u64);
                 metrics.round_seconds.observe(std::time::Duration::from_millis(round.elapsed_ms).as_secs_f64());
                 tracing::info!(job = %self.id, round = round.round, attempt = round.attempt, "round published");
             }

@@ -353,6 +353,7 @@ impl Job {
                 self.record.model = Some(model_out);
                 self.record.state = state.clone();
                 self.note_receipts(&record);
+                self.record.opening = None;
                 self.record.rounds_done = key.round;
                 self.record.attempts = 0;
                 self.record.failures_in_row = 0;
@@ -375,7 +376,8 @@ impl Job {
                 let fixed = masked.then(|| format!("the update of {node} is in the sum and cannot be used: {reject}"));
                 match fixed.or_else(|| self.too_few(counted)) {
                     None => step.effects.extend(self.compute(now)),
-                    Some(reason) => self.abandon(now, reason, true, step),
+                    // What was damaged in our store is nobody's fault but ours.
+                    Some(reason) => self.abandon(now, reason, !masked, step),
                 }
             }
             Err(ComputeError::Unusable(reason)) => self.abandon(now, reason, true, step),

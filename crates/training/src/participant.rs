@@ -14,6 +14,7 @@
 pub mod hours;
 mod outgoing;
 pub mod policy;
+mod registry;
 pub mod secure;
 pub mod state;
 pub mod update;
@@ -39,6 +40,7 @@ use policy::{Moment, Refusal, Rule};
 use secure::Heard;
 
 pub use policy::NodePolicy;
+pub use registry::{NoRegistry, Registry};
 pub use secure::{Contexts, Keys, MemoryContexts, MemoryPins, Pins};
 pub use state::{LocalState, MemoryState, NodeState};
 pub use update::{Prepared, Received, prepare};

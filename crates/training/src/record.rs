@@ -42,6 +42,10 @@ pub struct JobRecord {
     /// The newest update of each node that counted in a published round, where nodes keep state of their own for the job.
     #[serde(default)]
     pub receipts: BTreeMap<NodeName, Receipt>,
+    /// Whose sum of the next round may have been opened already, though no model came of it: another set of nodes would let
+    /// their difference be read, so the round is made of exactly these.
+    #[serde(default)]
+    pub opening: Option<Vec<NodeName>>,
     /// Published rounds; the next round is one more.
     pub rounds_done: u32,
     /// Attempts made at the next round.
@@ -68,6 +72,7 @@ impl JobRecord {
             model: None,
             state: Vec::new(),
             receipts: BTreeMap::new(),
+            opening: None,
             rounds_done: 0,
             attempts: 0,
             failures_in_row: 0,
@@ -299,12 +304,12 @@ impl MemberRecord {
             name: self.peer.name.clone(),
             status: "invited",
             reason: None,
+            declined: None,
             weight: None,
             steps: None,
             staleness: None,
             bytes: None,
             clipped: None,
-            declined: None,
             metrics: None,
         };
         match &self.state {
@@ -312,12 +317,12 @@ impl MemberRecord {
             MemberState::Declined(d) => {
                 view.status = "declined";
                 view.reason = Some(format!("{}: {}", d.rule, d.reason));
+                view.declined = Some(d.clone());
             }
             MemberState::Failed { reason } => {
                 view.status = "failed";
                 view.reason = Some(reason.clone());
             }
-                view.declined = Some(d.clone());
             MemberState::Counted(c) => {
                 view.status = "counted";
                 view.bytes = Some(c.payload.bytes);

@@ -71,6 +71,19 @@ pub fn cohort(
         None => first_architecture(job, &able, min)?,
     };
     let mut eligible: Vec<&Candidate> = able.into_iter().filter(|c| data_fits(job, c, &architecture)).collect();
+    if let Some(set) = &job.opening {
+        eligible.retain(|c| set.binary_search(&c.peer.name).is_ok());
+        let absent: Vec<&str> =
+            set.iter().filter(|name| !eligible.iter().any(|c| c.peer.name == **name)).map(NodeName::as_str).collect();
+        if !absent.is_empty() {
+            return Err(format!(
+                "the sum of this round may have been opened for exactly {} nodes, and with others their difference could be \
+                 read: it waits for {}; cancel the job and start anew with another seed if they do not come back",
+                set.len(),
+                absent.join(", ")
+            ));
+        }
+    }
     if eligible.len() < min {
         return Err(missing(job, candidates.len(), eligible.len()));
     }

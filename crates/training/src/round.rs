@@ -313,7 +313,7 @@ impl Round {
     /// A member is here (again); true = tell it now what is [`due`](Self::due).
     pub fn joined(&mut self, now: Now, peer: &Peer) -> bool {
         let elapsed = self.elapsed(now);
-        let waits = self.due(&peer.name).is_some();
+        let (waits, secure) = (self.due(&peer.name).is_some(), self.secure().is_some());
         match self.members.get_mut(&peer.name) {
             Some(m) if m.record.peer == *peer && waits => {
                 m.connected = true;
@@ -324,6 +324,7 @@ impl Round {
                 true
             }
             Some(m) if m.record.peer == *peer => {
+                m.connected |= secure;
                 // What a carried member worked on may be gone: the next round invites it anew.
                 m.answered = false;
                 false

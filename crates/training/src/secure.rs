@@ -9,6 +9,7 @@ use aivillage_base::wire::LocalMetrics;
 use aivillage_base::wire::secure::{SecureTerms, Withstands};
 use aivillage_privacy::secagg::mask::{self, MaskKey, Sign};
 use aivillage_privacy::secagg::ring::{self, Overflow, Width};
+use aivillage_privacy::secagg::roster::COHORT_MIN;
 
 use crate::aggregate::Totals;
 use crate::strategy::Weighting;
@@ -26,7 +27,11 @@ const LOSS_SCALE: f64 = 4096.0;
 /// Steps of an accuracy a unit.
 const ACCURACY_SCALE: f64 = 1_048_576.0;
 
-/// What a job withstands if it does not say: a fifth of the cohort works with the coordinator, a quarter leaves, and the
+/// Largest cohort: above, each participant would mask with some of the others only, chosen by lots that this version does not
+/// draw in a way that the coordinator cannot bend (it takes a round of commitments).
+pub const COHORT_MAX: u32 = 128;
+
+/// What a job withstands if it does not say, and what each node asks for at least: a fifth of the cohort works with the coordinator, a quarter leaves, and the
 /// coordinator lies about who is left.
 pub const WITHSTANDS: Withstands =
     Withstands { corrupt: 0.2, dropout: 0.25, lying_coordinator: true, neighbours: None };
@@ -67,13 +72,26 @@ pub fn payload_bytes(values: usize, width: Width) -> u64 {
     ((values + BEHIND) * width.bytes()) as u64
 }
 
-/// Does this node's ring hold the sum that these terms speak of? Asked by each node for itself.
+/// Are these terms safe? Asked by each node for itself: the coordinator's word is not enough.
 ///
 /// # Errors
-/// One sentence.
+/// One sentence: another version, a threshold that withstands less than [`WITHSTANDS`] asks of it, a cohort too small or too
+/// large, a ring that does not hold the sum.
 pub fn check_terms(terms: &SecureTerms) -> Result<Width, String> {
     if terms.version != VERSION {
         return Err(format!("the terms are of version {}, this node speaks {VERSION}", terms.version));
+    }
+    let Withstands { corrupt, lying_coordinator, neighbours, .. } = terms.withstands;
+    if !lying_coordinator || corrupt.is_nan() || corrupt < WITHSTANDS.corrupt || neighbours.is_some() {
+        return Err(format!(
+            "the terms let the coordinator off too lightly: this node asks for a threshold against one that lies and has {} of \
+             the cohort on its side, on the full graph",
+            WITHSTANDS.corrupt
+        ));
+    }
+    if terms.cohort_min < COHORT_MIN || terms.cohort_max > COHORT_MAX {
+        let (min, max) = (terms.cohort_min, terms.cohort_max);
+        return Err(format!("a cohort of {min} to {max} is outside {COHORT_MIN} to {COHORT_MAX}"));
     }
     let bound = u64::from(Grid::default().bound.unsigned_abs());
     let needed = Width::for_sum(u64::from(terms.cohort_max), u64::from(terms.weight_max), bound);
@@ -118,19 +136,24 @@ impl Behind {
         [1, on_grid(metrics.loss, LOSS_SCALE), on_grid(metrics.accuracy.unwrap_or(0.0), ACCURACY_SCALE)]
     }
 
-    /// What the sums say, if the factors can add up to at most `most`.
+    /// What the sums say, if the factors can add up to `least` to `most`.
     ///
     /// # Errors
     /// One sentence: they cannot be true.
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-    pub fn totals(sums: [i64; BEHIND], most: u64, classifies: bool) -> Result<Totals, String> {
+    pub fn totals(sums: [i64; BEHIND], (least, most): (u64, u64), classifies: bool) -> Result<Totals, String> {
         let [factors, loss, accuracy] = sums;
-        let Some(factors) = u64::try_from(factors).ok().filter(|factors| (1..=most).contains(factors)) else {
+        let possible = |factors: &u64| (least..=most).contains(factors);
+        let Some(factors) = u64::try_from(factors).ok().filter(possible) else {
             return Err(format!(
-                "the opened sum of weights is {factors}, and honest nodes give 1 to {most}: a mask is missing, or a node \
+                "the opened sum of weights is not what honest nodes give ({least} to {most}): a mask is missing, or a node \
                  sent values beyond the round's bound"
             ));
         };
+        let bound = i128::from(Grid::default().bound) * i128::from(factors);
+        if !(0..=bound).contains(&i128::from(loss)) || !(0..=bound).contains(&i128::from(accuracy)) {
+            return Err("the opened sums of losses and accuracies are not what honest nodes give".to_owned());
+        }
         let mean = |sum: i64, scale: f64| sum as f64 / scale / factors as f64;
         let accuracy = classifies.then(|| mean(accuracy, ACCURACY_SCALE));
         Ok(Totals { factors, loss: mean(loss, LOSS_SCALE), accuracy })

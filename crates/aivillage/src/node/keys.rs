@@ -1,36 +1,42 @@
-//! What a node keeps for secure aggregation: the keys it knows others by, the contexts it has begun, its own signature.
+//! What a node brings to secure aggregation: its own signature, the keys it knows others by, the contexts it has begun.
 //!
 //! ```text
-//! DIR/pins.json   name -> key of every other participant that this node has met, mode 0600
 //! DIR/contexts    the contexts it has begun, 32 bytes each, appended and synced before anything of one leaves
+//! DIR/openings    model and survivors of each sum that it has helped to open, 64 bytes each, likewise
 //! ```
-//! Promise: a pin is durable before it is relied on, a context before its first word; secrets of a context are never here.
+//! Promise: a context is durable before its first word; secrets of a context are never here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aivillage_base::wire::Peer;
-use aivillage_base::{NodeId, NodeName};
+use aivillage_base::NodeId;
 use aivillage_link::Identity;
 use aivillage_privacy::secagg::signed::Signer;
-use aivillage_training::participant::{Contexts, Keys, Pins, secure};
+use aivillage_training::participant::{Contexts, Keys, Pins, Registry};
 
-use crate::folder::write_whole;
+use super::pins::{FirstUse, OnRoster};
+use crate::roster::Roster;
 
-/// Everything that the node in this folder brings to secure aggregation.
+/// Everything that the node in this folder brings to secure aggregation: without a roster, trust on first use.
 ///
 /// # Errors
 /// A file that is damaged or cannot be read: one sentence.
-pub(super) fn keys(dir: &Path, identity: Identity) -> Result<Keys, String> {
-    Ok(Keys {
-        signer: Arc::new(LinkSigner(identity)),
-        pins: Arc::new(FolderPins::open(dir)?),
-        contexts: Arc::new(FolderContexts::open(dir)?),
-    })
+pub(super) fn keys(
+    dir: &Path,
+    identity: Identity,
+    roster: Option<Roster>,
+    registry: Arc<dyn Registry>,
+) -> Result<Keys, String> {
+    let pins: Arc<dyn Pins> = match roster {
+        Some(roster) => Arc::new(OnRoster(roster)),
+        None => Arc::new(FirstUse::open(dir, identity.id())?),
+    };
+    let contexts = Arc::new(FolderContexts::open(dir)?);
+    Ok(Keys { signer: Arc::new(LinkSigner(identity)), pins, contexts, registry })
 }
 
 /// Signs with the key that the node is enrolled under.
@@ -47,117 +53,95 @@ impl Signer for LinkSigner {
     }
 }
 
-/// Pins as a file.
-#[derive(Debug)]
-struct FolderPins {
-    path: PathBuf,
-    known: Mutex<BTreeMap<NodeName, NodeId>>,
-}
-
-impl FolderPins {
-    /// The pins of the node's folder.
-    ///
-    /// # Errors
-    /// A damaged file.
-    fn open(dir: &Path) -> Result<Self, String> {
-        let path = dir.join("pins.json");
-        let known = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
-                format!(
-                    "{} is damaged: {e}; restore it, or remove it to trust the keys of the next round",
-                    path.display()
-                )
-            })?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(e) => return Err(format!("cannot read {}: {e}", path.display())),
-        };
-        Ok(Self { path, known: Mutex::new(known) })
-    }
-}
-
-impl Pins for FolderPins {
-    fn check(&self, peer: &Peer) -> Result<(), String> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.get(&peer.name) {
-            Some(id) if *id == peer.id => return Ok(()),
-            Some(id) => return Err(secure::changed(peer, id)),
-            None => {}
-        }
-        let mut more = known.clone();
-        more.insert(peer.name.clone(), peer.id);
-        let text = serde_json::to_vec_pretty(&more).map_err(|e| e.to_string())?;
-        let synced = || match self.path.parent() {
-            Some(dir) => File::open(dir)?.sync_all(),
-            None => Ok(()),
-        };
-        let written = write_whole(&self.path, &text).and_then(|()| synced());
-        written.map_err(|e| format!("cannot write {}: {e}", self.path.display()))?;
-        *known = more;
-        Ok(())
-    }
-}
-
-/// Contexts as a file.
+/// Contexts as two files.
 #[derive(Debug)]
 struct FolderContexts {
-    path: PathBuf,
-    begun: Mutex<(BTreeSet<[u8; 32]>, File)>,
+    begun: Mutex<Entries<32>>,
+    openings: Mutex<Entries<64>>,
 }
 
 impl FolderContexts {
     /// The contexts of the node's folder.
     ///
     /// # Errors
-    /// It cannot be read or written.
+    /// They cannot be read or written.
     fn open(dir: &Path) -> Result<Self, String> {
-        let path = dir.join("contexts");
-        let fail = |e: io::Error| format!("cannot use {}: {e}", path.display());
-        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path).map_err(fail)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(fail)?;
-        let (whole, rest) = bytes.as_chunks::<32>();
-        if !rest.is_empty() {
-            // A kill in the middle of an append: nothing of that context has left.
-            file.set_len((bytes.len() - rest.len()) as u64).map_err(fail)?;
-        }
-        Ok(Self { begun: Mutex::new((whole.iter().copied().collect(), file)), path })
+        let this = Self {
+            begun: Mutex::new(Entries::open(dir.join("contexts"))?),
+            openings: Mutex::new(Entries::open(dir.join("openings"))?),
+        };
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| format!("cannot sync {}: {e}", dir.display()))?;
+        Ok(this)
     }
 }
 
 impl Contexts for FolderContexts {
     fn begin(&self, ctx: &[u8; 32]) -> Result<bool, String> {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        if begun.0.contains(ctx) {
+        if begun.known.contains(ctx) {
             return Ok(false);
         }
-        let written = begun.1.write_all(ctx).and_then(|()| begun.1.sync_data());
+        begun.append(*ctx).map(|()| true)
+    }
+
+    fn opened(&self, model: &[u8; 32]) -> Result<Option<[u8; 32]>, String> {
+        let openings = self.openings.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = |half: u8| {
+            let mut entry = [half; 64];
+            entry[..32].copy_from_slice(model);
+            entry
+        };
+        let found = openings.known.range(from(0)..=from(u8::MAX)).next();
+        Ok(found.and_then(|entry| entry.last_chunk::<32>()).copied())
+    }
+
+    fn open(&self, model: &[u8; 32], survivors: &[u8; 32]) -> Result<(), String> {
+        let mut entry = [0; 64];
+        entry[..32].copy_from_slice(model);
+        entry[32..].copy_from_slice(survivors);
+        let mut openings = self.openings.lock().unwrap_or_else(PoisonError::into_inner);
+        if openings.known.contains(&entry) { Ok(()) } else { openings.append(entry) }
+    }
+}
+
+/// Entries of one size in a file that only grows.
+#[derive(Debug)]
+struct Entries<const N: usize> {
+    path: PathBuf,
+    file: File,
+    known: BTreeSet<[u8; N]>,
+    /// Bytes of whole entries.
+    length: u64,
+}
+
+impl<const N: usize> Entries<N> {
+    fn open(path: PathBuf) -> Result<Self, String> {
+        let fail = |e: io::Error| format!("cannot use {}: {e}", path.display());
+        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path).map_err(fail)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(fail)?;
+        let (whole, rest) = bytes.as_chunks::<N>();
+        let length = (bytes.len() - rest.len()) as u64;
+        // A kill in the middle of an append: nothing that belongs to it has left.
+        file.set_len(length).map_err(fail)?;
+        let known = whole.iter().copied().collect();
+        Ok(Self { file, known, length, path })
+    }
+
+    fn append(&mut self, entry: [u8; N]) -> Result<(), String> {
+        // Half an entry of a write that failed would shift all that follow.
+        let written = self.file.set_len(self.length).and_then(|()| self.file.write_all(&entry));
+        let written = written.and_then(|()| self.file.sync_data());
         written.map_err(|e| format!("cannot write {}: {e}", self.path.display()))?;
-        begun.0.insert(*ctx);
-        Ok(true)
+        self.length += N as u64;
+        self.known.insert(entry);
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn peer(name: &str, key: u8) -> Peer {
-        Peer { id: NodeId([key; 32]), name: NodeName::new(name).unwrap() }
-    }
-
-    #[test]
-    fn the_first_key_of_a_name_is_remembered_over_restarts() {
-        let dir = tempfile::tempdir().unwrap();
-        let pins = FolderPins::open(dir.path()).unwrap();
-        pins.check(&peer("a", 1)).unwrap();
-        pins.check(&peer("b", 2)).unwrap();
-        let again = FolderPins::open(dir.path()).unwrap();
-        again.check(&peer("a", 1)).unwrap();
-        let refused = again.check(&peer("a", 3)).unwrap_err();
-        assert!(refused.contains("had 0101"), "{refused}");
-        std::fs::write(dir.path().join("pins.json"), "{").unwrap();
-        assert!(FolderPins::open(dir.path()).unwrap_err().contains("damaged"));
-    }
 
     #[test]
     fn a_context_is_begun_once_over_restarts_and_torn_writes() {
@@ -172,5 +156,19 @@ mod tests {
         assert_eq!(again.begin(&[2; 32]), Ok(true));
         drop(again);
         assert_eq!(FolderContexts::open(dir.path()).unwrap().begin(&[2; 32]), Ok(false));
+    }
+
+    #[test]
+    fn whose_sum_was_opened_over_a_model_is_known_over_restarts() {
+        let dir = tempfile::tempdir().unwrap();
+        let contexts = FolderContexts::open(dir.path()).unwrap();
+        assert_eq!(contexts.opened(&[7; 32]), Ok(None));
+        contexts.open(&[7; 32], &[1; 32]).unwrap();
+        contexts.open(&[7; 32], &[1; 32]).unwrap();
+        contexts.open(&[8; 32], &[2; 32]).unwrap();
+        let again = FolderContexts::open(dir.path()).unwrap();
+        assert_eq!(again.opened(&[7; 32]), Ok(Some([1; 32])));
+        assert_eq!(again.opened(&[8; 32]), Ok(Some([2; 32])));
+        assert_eq!(std::fs::metadata(dir.path().join("openings")).unwrap().len(), 128);
     }
 }

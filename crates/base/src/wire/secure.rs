@@ -87,6 +87,22 @@ pub struct Withstands {
     pub neighbours: Option<u32>,
 }
 
+/// How far the gateway's registry of enrolments had come: number and hash of its last entry. Nothing and zeros = none was
+/// shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryHead {
+    /// Entries so far.
+    pub sequence: u64,
+    /// Hash of the last one, which covers all before it.
+    pub hash: Hex<32>,
+}
+
+impl Default for RegistryHead {
+    fn default() -> Self {
+        Self { sequence: 0, hash: Hex([0; 32]) }
+    }
+}
+
 /// Step 0: the keys of one participant for one context.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Advert {
@@ -98,6 +114,8 @@ pub struct Advert {
     pub mask_key: Hex<32>,
     /// 32 random bytes towards the order of the graph.
     pub nonce: Hex<32>,
+    /// The registry of enrolments as this participant was shown it.
+    pub registry: RegistryHead,
     /// By `peer.id`.
     pub signature: Hex<64>,
 }

@@ -13,17 +13,19 @@
 use std::collections::BTreeMap;
 
 use rand_core::CryptoRng;
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use aivillage_base::NodeName;
 use aivillage_base::wire::Peer;
 use aivillage_base::wire::secure::{
-    Advert, Agreed, Agreement, Hex, MaskedInput, OpenedShare, Opening, SealedShares, Secret, SecureTerms, Shares,
+    Advert, Agreed, Agreement, Hex, MaskedInput, OpenedShare, Opening, RegistryHead, SealedShares, Secret, SecureTerms,
+    Shares,
 };
 
 use super::keys::{self, KeyPair};
 use super::mask::{MaskKey, Sign};
-use super::roster::{Alarm, Roster, advert_parts};
+use super::roster::{Alarm, Roster, advert_text};
 use super::shamir;
 use super::signed::{Context, Signer, Step, sign};
 
@@ -34,8 +36,8 @@ pub(super) const PAIR_MASK: &str = "aivillage secagg pair mask v1";
 /// Domain of own masks.
 pub(super) const OWN_MASK: &str = "aivillage secagg own mask v1";
 
-/// Says whether this is the enrolled key of this name; an error is one sentence.
-pub type Vouch<'a> = &'a dyn Fn(&Peer) -> Result<(), String>;
+/// Says whether this is the enrolled key of this name, under the registry of enrolments that the participant knows.
+pub type Vouch<'a> = &'a dyn Fn(&Advert) -> Result<(), Alarm>;
 
 /// What one participant holds of another's secrets.
 struct Held {
@@ -87,12 +89,14 @@ impl std::fmt::Debug for Participant {
 }
 
 impl Participant {
-    /// Fresh keys for this context. The caller has noted, durably, that it begins this context, and never did before.
+    /// Fresh keys for this context, signed with the `registry` of enrolments that it was shown. The caller has noted, durably,
+    /// that it begins this context, and never did before.
     #[must_use]
     pub fn begin(
         ctx: Context,
         terms: SecureTerms,
         name: NodeName,
+        registry: RegistryHead,
         signer: &dyn Signer,
         rng: &mut impl CryptoRng,
     ) -> Self {
@@ -105,9 +109,10 @@ impl Participant {
             box_key: Hex(box_pair.public()),
             mask_key: Hex(mask_pair.public()),
             nonce: Hex(nonce),
+            registry,
             signature: Hex([0; 64]),
         };
-        advert.signature = sign(signer, ctx, Step::Advert, &advert_parts(&advert));
+        advert.signature = sign(signer, ctx, Step::Advert, &[&advert_text(&advert)]);
         Self {
             ctx,
             terms,
@@ -157,7 +162,7 @@ impl Participant {
     /// Step 1: everybody's keys in, shares for the neighbours out.
     ///
     /// # Errors
-    /// [`Alarm`]: the roster is not sound, its own entry is missing or changed, a key is not the enrolled one (`vouch`), or
+    /// [`Alarm`]: the roster is not sound, its own entry is missing or changed, a key is not vouched for, or
     /// another roster came before.
     pub fn roster(
         &mut self,
@@ -189,7 +194,7 @@ impl Participant {
         let index =
             index.ok_or_else(|| Alarm::new("own_entry", "its own keys are missing on the roster or changed"))?;
         for advert in roster.adverts() {
-            vouch(&advert.peer).map_err(|detail| Alarm::new("changed_key", detail))?;
+            vouch(advert)?;
         }
         let holders = roster.holders(index);
         let places: Vec<u16> = holders.iter().map(|holder| share_index(*holder)).collect();
@@ -293,6 +298,21 @@ impl Participant {
     #[must_use]
     pub fn answers_for(&self) -> &[NodeName] {
         self.survivors.as_ref().map_or(&[], |(names, _)| names)
+    }
+
+    /// Hash of the survivors' enrolled keys: the same for the same participants in every context.
+    #[must_use]
+    pub fn survivor_keys(&self) -> [u8; 32] {
+        let mut keys: Vec<[u8; 32]> = Vec::new();
+        if let Some(joined) = &self.joined {
+            let places = self.answers_for().iter().filter_map(|name| joined.roster.index(name));
+            keys.extend(places.map(|place| joined.roster.adverts()[place].peer.id.0));
+        }
+        keys.sort_unstable();
+        keys.iter()
+            .fold(Sha256::new_with_prefix(b"aivillage survivors v1\0"), |hash, key| hash.chain_update(key))
+            .finalize()
+            .into()
     }
 
     /// Has it what [`Self::masks`] needs?

@@ -3,10 +3,10 @@
 //! Both sides make the same [`Roster`] of the same adverts, or refuse them with the same [`Alarm`]. An index is a place in
 //! name order; a share's index is one more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aivillage_base::NodeName;
-use aivillage_base::wire::secure::{Advert, Hex, SecureTerms};
+use aivillage_base::wire::secure::{Advert, Hex, RegistryHead, SecureTerms};
 
 use super::graph::Graph;
 use super::signed::{Context, Step, hash, is_signed};
@@ -81,26 +81,47 @@ pub fn plan(terms: &SecureTerms, count: usize) -> Result<Plan, String> {
     plan.map_err(|e| e.to_string())
 }
 
-/// The text that an advert's signature covers.
-fn parts(advert: &Advert) -> [&[u8]; 5] {
-    [advert.peer.name.as_str().as_bytes(), &advert.peer.id.0, &advert.box_key.0, &advert.mask_key.0, &advert.nonce.0]
+/// The text that an advert's signature covers; the name, the only part of no fixed length, comes last.
+pub(super) fn advert_text(advert: &Advert) -> Vec<u8> {
+    let Advert { peer, box_key, mask_key, nonce, registry, signature: _ } = advert;
+    let sequence = registry.sequence.to_le_bytes();
+    let fixed = [peer.id.0, box_key.0, mask_key.0, nonce.0, registry.hash.0].concat();
+    [fixed.as_slice(), &sequence, peer.name.as_str().as_bytes()].concat()
 }
 
 /// Is this advert signed by the key it names, for this context?
 #[must_use]
 pub fn advert_is_signed(ctx: Context, advert: &Advert) -> bool {
-    is_signed(&advert.peer.id, ctx, Step::Advert, &parts(advert), &advert.signature)
+    is_signed(&advert.peer.id, ctx, Step::Advert, &[&advert_text(advert)], &advert.signature)
 }
 
-pub(super) fn advert_parts(advert: &Advert) -> [&[u8]; 5] {
-    parts(advert)
+/// Heads of one length must be one head, and whoever has seen none is not among those who have. Heads of different lengths
+/// are for the participants to compare, who know what lies between.
+fn one_registry(adverts: &[Advert]) -> Result<(), Alarm> {
+    let mut first: BTreeMap<u64, &Advert> = BTreeMap::new();
+    for advert in adverts {
+        let other = first.entry(advert.registry.sequence).or_insert(advert);
+        if other.registry != advert.registry {
+            let (a, b, length) = (&other.peer.name, &advert.peer.name, advert.registry.sequence);
+            let detail = format!("{a} and {b} were shown different registries of {length} enrolments and revocations");
+            return Err(Alarm::new("fork", detail));
+        }
+    }
+    match first.get(&0) {
+        Some(none) if first.len() > 1 || none.registry != RegistryHead::default() => {
+            let detail = format!("{} was shown no registry of enrolments, and others were", none.peer.name);
+            Err(Alarm::new("fork", detail))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 impl Roster {
     /// The roster of these adverts.
     ///
     /// # Errors
-    /// Out of name order, twice the same name or key, too few or too many, a signature that does not fit, no threshold.
+    /// Out of name order, twice the same name or key, too few or too many, a signature that does not fit, no threshold, two
+    /// registries of enrolments.
     pub fn new(ctx: Context, terms: &SecureTerms, adverts: Vec<Advert>) -> Result<Self, Alarm> {
         let count = adverts.len();
         let (min, max) = (terms.cohort_min.max(COHORT_MIN) as usize, terms.cohort_max as usize);
@@ -123,8 +144,10 @@ impl Roster {
                 return Err(Alarm::new("signature", detail));
             }
         }
+        one_registry(&adverts)?;
         let plan = plan(terms, count).map_err(|detail| Alarm::new("threshold", detail))?;
-        let flat: Vec<&[u8]> = adverts.iter().flat_map(parts).collect();
+        let texts: Vec<Vec<u8>> = adverts.iter().map(advert_text).collect();
+        let flat: Vec<&[u8]> = texts.iter().map(Vec::as_slice).collect();
         let hash_of = |label: &[u8]| hash(ctx, label, &flat);
         let graph = Graph::new(count, plan.neighbours, &hash_of(b"graph"));
         Ok(Self { ctx, terms: *terms, hash: Hex(hash_of(b"roster")), adverts, plan, graph })

@@ -81,8 +81,14 @@ pub(super) fn sign(signer: &dyn Signer, ctx: Context, step: Step, parts: &[&[u8]
 
 /// Is this the signature of `id` over these parts of a step?
 pub(super) fn is_signed(id: &NodeId, ctx: Context, step: Step, parts: &[&[u8]], signature: &Hex<64>) -> bool {
+    text_is_signed(id, &hash(ctx, step.label(), parts), signature)
+}
+
+/// Is this the signature of `id` over this very text? The text says what it is for, so that it fits nothing else.
+#[must_use]
+pub fn text_is_signed(id: &NodeId, text: &[u8], signature: &Hex<64>) -> bool {
     let Ok(key) = VerifyingKey::from_bytes(&id.0) else { return false };
-    key.verify_strict(&hash(ctx, step.label(), parts), &Signature::from_bytes(&signature.0)).is_ok()
+    key.verify_strict(text, &Signature::from_bytes(&signature.0)).is_ok()
 }
 
 /// Did `id` vouch for the masked input with this digest?

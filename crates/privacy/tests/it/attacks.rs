@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use aivillage_base::wire::secure::{Hex, Secret};
+use aivillage_base::wire::secure::{Advert, Hex, RegistryHead, Secret};
 use aivillage_privacy::secagg::coordinator::{self, Unopened};
 use aivillage_privacy::secagg::mask;
 use aivillage_privacy::secagg::participant::Participant;
 use aivillage_privacy::secagg::ring;
+use aivillage_privacy::secagg::roster::Alarm;
 use aivillage_privacy::secagg::signed::{Context, KeyInMemory, Signer as _};
 
-use super::cohort::{CTX, Cohort, TestRng, name, signer, terms, values};
+use super::cohort::{CTX, Cohort, SHOWN, TestRng, name, signer, terms, values};
 
 fn nobody() -> BTreeSet<usize> {
     BTreeSet::new()
@@ -58,22 +59,43 @@ fn replaced_swapped_and_resigned_keys_are_refused() {
     (swapped[1].mask_key, swapped[2].mask_key) = (honest[2].mask_key, honest[1].mask_key);
     let mut stranger = honest.clone();
     let impostor = KeyInMemory::new(&[42; 32]);
-    stranger[2] = Participant::begin(CTX, cohort.terms, name(2), &impostor, &mut TestRng::new(5)).advert().clone();
+    stranger[2] =
+        Participant::begin(CTX, cohort.terms, name(2), SHOWN, &impostor, &mut TestRng::new(5)).advert().clone();
     for (adverts, check) in [(replaced, "signature"), (swapped, "signature")] {
         let mut fresh = Cohort::new(11, values(4, 1));
         assert_eq!(fresh.show(0, adverts).unwrap_err().check, check);
         assert_eq!(fresh.show(0, honest.clone()).unwrap_err().check, check, "silent for ever");
     }
     let mut fresh = Cohort::new(11, values(4, 1));
-    let enrolled = |peer: &aivillage_base::wire::Peer| match peer.id == signer(2).id() || peer.name != name(2) {
+    let enrolled = |advert: &Advert| match advert.peer.id == signer(2).id() || advert.peer.name != name(2) {
         true => Ok(()),
-        false => Err("another key than before".to_owned()),
+        false => Err(Alarm::new("changed_key", "another key than before")),
     };
     let Cohort { machines, signers, rng, .. } = &mut fresh;
     assert_eq!(machines[0].roster(stranger, &enrolled, &signers[0], rng).unwrap_err().check, "changed_key");
     // Control.
     let mut fresh = Cohort::new(11, values(4, 1));
     fresh.show(0, honest).unwrap();
+}
+
+#[test]
+fn participants_who_were_shown_different_registries_find_it_out() {
+    let honest = Cohort::new(11, values(4, 1)).adverts;
+    let other = RegistryHead { hash: Hex([8; 32]), ..SHOWN };
+    for shown in [other, RegistryHead::default(), RegistryHead { sequence: 0, ..SHOWN }] {
+        let mut forked = honest.clone();
+        let (terms, rng) = (terms(4), &mut TestRng::new(5));
+        forked[2] = Participant::begin(CTX, terms, name(2), shown, &signer(2), rng).advert().clone();
+        assert_eq!(Cohort::new(11, values(4, 1)).show(0, forked.clone()).unwrap_err().check, "fork", "{shown:?}");
+        // Who hands it on cannot make them agree: the head is signed.
+        forked[2].registry = SHOWN;
+        assert_eq!(Cohort::new(11, values(4, 1)).show(0, forked).unwrap_err().check, "signature");
+    }
+    // Control: one may have seen more than the others.
+    let mut later = honest;
+    let shown = RegistryHead { sequence: SHOWN.sequence + 1, ..other };
+    later[2] = Participant::begin(CTX, terms(4), name(2), shown, &signer(2), &mut TestRng::new(5)).advert().clone();
+    Cohort::new(11, values(4, 1)).show(0, later).unwrap();
 }
 
 #[test]
@@ -213,7 +235,7 @@ fn small_foreign_and_false_survivor_sets_are_refused() {
 fn another_model_is_another_context() {
     let mut cohort = Cohort::new(19, values(4, 1));
     let mut rng = TestRng::new(1);
-    let other = Participant::begin(Context([1; 32]), terms(4), name(3), &signer(3), &mut rng);
+    let other = Participant::begin(Context([1; 32]), terms(4), name(3), SHOWN, &signer(3), &mut rng);
     let mut adverts = cohort.adverts.clone();
     adverts[3] = other.advert().clone();
     assert_eq!(cohort.show(0, adverts).unwrap_err().check, "signature");

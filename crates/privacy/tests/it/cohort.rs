@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use aivillage_base::rng::SeededRng;
-use aivillage_base::wire::Peer;
 use aivillage_base::wire::secure::{
-    Advert, Agreed, Agreement, MaskedInput, Opening, SealedShares, SecureTerms, Shares, Withstands,
+    Advert, Agreed, Agreement, Hex, MaskedInput, Opening, RegistryHead, SealedShares, SecureTerms, Shares, Withstands,
 };
 use aivillage_base::{Digest, NodeName};
 use aivillage_privacy::rand_core::{TryCryptoRng, TryRng};
@@ -49,6 +48,9 @@ impl TryCryptoRng for TestRng {}
 
 pub(crate) const CTX: Context = Context([7; 32]);
 
+/// The registry that all are shown.
+pub(crate) const SHOWN: RegistryHead = RegistryHead { sequence: 3, hash: Hex([3; 32]) };
+
 pub(crate) fn terms(count: u32) -> SecureTerms {
     SecureTerms {
         version: 1,
@@ -70,7 +72,7 @@ pub(crate) fn signer(i: usize) -> KeyInMemory {
 }
 
 /// Everybody is who they say.
-pub(crate) fn vouch(_: &Peer) -> Result<(), String> {
+pub(crate) fn vouch(_: &Advert) -> Result<(), Alarm> {
     Ok(())
 }
 
@@ -99,7 +101,8 @@ impl Cohort {
     pub(crate) fn with(seed: u64, terms: SecureTerms, values: Vec<Vec<i64>>) -> Self {
         let mut rng = TestRng::new(seed);
         let signers: Vec<KeyInMemory> = (0..values.len()).map(signer).collect();
-        let begin = |(i, signer): (usize, &KeyInMemory)| Participant::begin(CTX, terms, name(i), signer, &mut rng);
+        let begin =
+            |(i, signer): (usize, &KeyInMemory)| Participant::begin(CTX, terms, name(i), SHOWN, signer, &mut rng);
         let machines: Vec<Participant> = signers.iter().enumerate().map(begin).collect();
         let adverts = machines.iter().map(|machine| machine.advert().clone()).collect();
         Self {

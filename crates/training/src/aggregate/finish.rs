@@ -140,9 +140,9 @@ fn given(
     let mut at = 0;
     for (run, bound) in bounds {
         let most = u128::from(sums.factors()) * u128::from(bound.unsigned_abs());
-        if let Some(sum) = out[at..at + run].iter().find(|sum| u128::from(sum.unsigned_abs()) > most) {
+        if out[at..at + run].iter().any(|sum| u128::from(sum.unsigned_abs()) > most) {
             return Err(WorkError::Unusable(format!(
-                "the opened sum has a value of {sum}, and honest nodes cannot pass ±{most}: a node sent values beyond the \
+                "the opened sum has a value beyond ±{most}, which honest nodes cannot pass: a node sent values beyond the \
                  round's bound"
             )));
         }

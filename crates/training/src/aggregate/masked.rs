@@ -57,7 +57,7 @@ impl<'a> Masked<'a> {
         let mut behind = [0; BEHIND];
         masked.read(values, &mut behind)?;
         let most = count as u64 * u64::from(weight_max);
-        masked.totals = Behind::totals(behind, most, classifies).map_err(WorkError::Unusable)?;
+        masked.totals = Behind::totals(behind, (count as u64, most), classifies).map_err(WorkError::Unusable)?;
         Ok(masked)
     }
 

@@ -24,6 +24,11 @@ impl Job {
                 Ok(changed) => {
                     let publishing = *round.stage() == Stage::Publishing;
                     let key = round.key().clone();
+                    let opening = round.opening();
+                    if opening.is_some() && opening != self.record.opening {
+                        self.record.opening = opening;
+                        step.changes.push(Change::Job(Box::new(self.record.clone())));
+                    }
                     step.changes.push(Change::Round(Box::new(round.record(now))));
                     for member in changed {
                         match member.state {

@@ -21,8 +21,9 @@ impl Job {
         let spec = &self.record.spec;
         let rule = spec.strategy.rule();
         let values = spec.shared_values(self.record.architecture.as_ref()?)?;
+        let min = spec.min_participants.max(rule.cohort_min().0);
         Some(Limits {
-            min: spec.min_participants.max(rule.cohort_min().0) as usize,
+            min: self.record.opening.as_ref().map_or(0, Vec::len).max(min as usize),
             timeout_ms: spec.round_timeout_ms,
             silence_ms: self.rules.silence_ms,
             parameters: values * rule.planes(),
@@ -54,9 +55,9 @@ impl Job {
         Some(Invitation {
             key: key.clone(),
             job_name: spec.job_name.clone(),
-            recipe: spec.recipe_name().to_owned(),
             publisher: spec.publisher.clone(),
             job_type: STANDARD.to_owned(),
+            recipe: spec.recipe_name().to_owned(),
             grids: grids.to_vec(),
             local: self.local_rule(state),
             initial_loss: spec.strategy.rule().local().initial_loss,

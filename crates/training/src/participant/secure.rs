@@ -16,9 +16,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use aivillage_base::rng::os_bytes;
-use aivillage_base::wire::secure::{SecureDown, SecureTerms, SecureUp};
+use aivillage_base::wire::secure::{Advert, SecureDown, SecureTerms, SecureUp};
 use aivillage_base::wire::{Invitation, Peer, RoundKey, Up, UpdateHeader};
-use aivillage_base::{Architecture, NodeId, NodeName};
+use aivillage_base::{Architecture, Digest, NodeId, NodeName};
 use aivillage_privacy::rand_core::{CryptoRng, TryCryptoRng, TryRng};
 use aivillage_privacy::secagg::mask::{MaskKey, Sign};
 use aivillage_privacy::secagg::participant::Participant as Machine;
@@ -27,12 +27,15 @@ use aivillage_privacy::secagg::roster::Alarm;
 use aivillage_privacy::secagg::signed::{Context, Signer};
 
 use super::policy::Moment;
+use super::registry::Registry;
 use super::{Participant, Prepared};
 use crate::round::RESTARTED;
 use crate::secure;
 
 /// Pause before the last word is said again.
 const REPEAT: Duration = Duration::from_secs(5);
+/// Longest time that a coordinator may give for an attempt: a day, as jobs have it.
+const DEADLINE_MAX: Duration = Duration::from_secs(86_400);
 /// How much longer than its training a context may take until it is opened.
 const OPENING_TIME: Duration = Duration::from_secs(600);
 
@@ -58,6 +61,18 @@ pub trait Contexts: Send + Sync + Debug {
     /// # Errors
     /// One sentence; nothing of the context may be said then.
     fn begin(&self, ctx: &[u8; 32]) -> Result<bool, String>;
+
+    /// Whose sum this node has opened that starts from this model; None = nobody's yet.
+    ///
+    /// # Errors
+    /// One sentence.
+    fn opened(&self, model: &[u8; 32]) -> Result<Option<[u8; 32]>, String>;
+
+    /// Notes, durably, whose sum is about to be opened.
+    ///
+    /// # Errors
+    /// One sentence; nothing may be opened then.
+    fn open(&self, model: &[u8; 32], survivors: &[u8; 32]) -> Result<(), String>;
 }
 
 /// What a node brings to secure aggregation.
@@ -69,6 +84,8 @@ pub struct Keys {
     pub pins: Arc<dyn Pins>,
     /// Contexts begun.
     pub contexts: Arc<dyn Contexts>,
+    /// Enrolments.
+    pub registry: Arc<dyn Registry>,
 }
 
 /// [`Pins`] in memory.
@@ -96,11 +113,26 @@ pub fn changed(peer: &Peer, known: &NodeId) -> String {
 
 /// [`Contexts`] in memory.
 #[derive(Debug, Default)]
-pub struct MemoryContexts(Mutex<BTreeSet<[u8; 32]>>);
+pub struct MemoryContexts(Mutex<(BTreeSet<[u8; 32]>, BTreeMap<[u8; 32], [u8; 32]>)>);
+
+impl MemoryContexts {
+    fn lock(&self) -> std::sync::MutexGuard<'_, (BTreeSet<[u8; 32]>, BTreeMap<[u8; 32], [u8; 32]>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Contexts for MemoryContexts {
     fn begin(&self, ctx: &[u8; 32]) -> Result<bool, String> {
-        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(*ctx))
+        Ok(self.lock().0.insert(*ctx))
+    }
+
+    fn opened(&self, model: &[u8; 32]) -> Result<Option<[u8; 32]>, String> {
+        Ok(self.lock().1.get(model).copied())
+    }
+
+    fn open(&self, model: &[u8; 32], survivors: &[u8; 32]) -> Result<(), String> {
+        self.lock().1.insert(*model, *survivors);
+        Ok(())
     }
 }
 
@@ -142,7 +174,7 @@ pub(super) enum Heard {
 
 /// How long an attempt may take on the node, whose training has until `deadline`.
 pub(super) fn time(deadline: Duration) -> Duration {
-    deadline.saturating_mul(2) + OPENING_TIME
+    deadline.min(DEADLINE_MAX).saturating_mul(3) + OPENING_TIME
 }
 
 impl Participant {
@@ -199,8 +231,7 @@ impl Participant {
         cancel: &CancellationToken,
     ) {
         let key = invitation.key.clone();
-        let begun = Session::begin(&invitation, terms, &self.deps.name, &self.deps.keys, &mut SystemRandom);
-        let mut session = match begun {
+        let mut session = match self.begin(&invitation, terms).await {
             Ok(session) => session,
             Err(alarm) => return self.raise(&key, &alarm).await,
         };
@@ -225,12 +256,13 @@ impl Participant {
                     Some(heard) => Some(heard),
                     None => return,
                 },
-                _ = repeat.tick() => Some(Heard::Again),
+                // While it trains under masks that it has, there is nothing to ask for.
+                _ = repeat.tick() => (delivered || !session.has_masks()).then_some(Heard::Again),
             };
             let speaks = match heard {
                 None => false,
                 Some(Heard::Again) => true,
-                Some(Heard::Message(message)) => match session.step(message, &self.deps.keys, &mut SystemRandom) {
+                Some(Heard::Message(message)) => match self.hear(&mut session, message).await {
                     Ok(new) => {
                         if new {
                             repeat.reset();
@@ -256,6 +288,24 @@ impl Participant {
                 repeat.reset();
             }
         }
+    }
+
+    /// Begins a context with the newest registry.
+    async fn begin(&self, invitation: &Invitation, terms: SecureTerms) -> Result<Session, Alarm> {
+        self.deps.keys.registry.refresh().await?;
+        Session::begin(invitation, terms, &self.deps.name, &self.deps.keys, &mut SystemRandom)
+    }
+
+    /// Takes a step of the coordinator; what others know of the registry is read before it is judged.
+    async fn hear(&self, session: &mut Session, message: SecureDown) -> Result<bool, Alarm> {
+        let keys = &self.deps.keys;
+        if let SecureDown::Roster { adverts } = &message {
+            let known = keys.registry.head().sequence;
+            if adverts.iter().any(|advert| advert.registry.sequence > known) {
+                keys.registry.refresh().await?;
+            }
+        }
+        session.step(message, keys, &mut SystemRandom)
     }
 
     /// Masks an update, and keeps the state that belongs to it.
@@ -286,6 +336,8 @@ impl Participant {
 pub struct Session {
     machine: Machine,
     terms: SecureTerms,
+    /// What the round starts from.
+    model: Digest,
     last: SecureUp,
 }
 
@@ -325,9 +377,9 @@ impl Session {
             }
             Err(detail) => return Err(Alarm::new("contexts", detail)),
         }
-        let machine = Machine::begin(ctx, terms, name.clone(), &*keys.signer, rng);
+        let machine = Machine::begin(ctx, terms, name.clone(), keys.registry.head(), &*keys.signer, rng);
         let last = SecureUp::Advert(Box::new(machine.advert().clone()));
-        Ok(Self { machine, terms, last })
+        Ok(Self { machine, terms, model: invitation.model.digest, last })
     }
 
     /// The last word: said again while nothing new is heard.
@@ -344,17 +396,45 @@ impl Session {
         let signer = &*keys.signer;
         self.last = match message {
             SecureDown::Roster { adverts } => {
-                let vouch = |peer: &Peer| keys.pins.check(peer);
+                let vouch = |advert: &Advert| {
+                    keys.registry.check(advert)?;
+                    keys.pins.check(&advert.peer).map_err(|detail| Alarm::new("changed_key", detail))
+                };
                 SecureUp::Shares(self.machine.roster(adverts, &vouch, signer, rng)?)
             }
             SecureDown::Boxes { sharers, boxes } => {
                 self.machine.boxes(&sharers, &boxes)?;
                 return Ok(false);
             }
-            SecureDown::Survivors { survivors } => SecureUp::Agreement(self.machine.survivors(&survivors, signer)?),
-            SecureDown::Agreements { agreed } => SecureUp::Opening(self.machine.agreements(&agreed, signer)?),
+            SecureDown::Survivors { survivors } => {
+                let agreement = self.machine.survivors(&survivors, signer)?;
+                self.once(&*keys.contexts)?;
+                SecureUp::Agreement(agreement)
+            }
+            SecureDown::Agreements { agreed } => {
+                let survivors = self.once(&*keys.contexts)?;
+                let opening = self.machine.agreements(&agreed, signer)?;
+                let noted = keys.contexts.open(&self.model.0, &survivors);
+                noted.map_err(|detail| Alarm::new("contexts", detail))?;
+                SecureUp::Opening(opening)
+            }
         };
         Ok(true)
+    }
+
+    /// Who survived, if no sum of others was opened that starts from the same model: training is a function of the model, so
+    /// two such sums differ by the update of whoever is in one and not in the other.
+    fn once(&self, contexts: &dyn Contexts) -> Result<[u8; 32], Alarm> {
+        let survivors = self.machine.survivor_keys();
+        match contexts.opened(&self.model.0) {
+            Ok(Some(before)) if before != survivors => Err(Alarm::new(
+                "differencing",
+                "this node has opened the sum of another set of nodes over the same model: the difference would show single \
+                 updates; another seed, or the next round, starts from another model",
+            )),
+            Ok(_) => Ok(survivors),
+            Err(detail) => Err(Alarm::new("contexts", detail)),
+        }
     }
 
     /// The survivors that it answers for; empty before it was shown any.

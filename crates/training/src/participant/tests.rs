@@ -292,5 +292,6 @@ fn keys() -> Keys {
         signer: Arc::new(KeyInMemory::new(&[1; 32])),
         pins: Arc::<MemoryPins>::default(),
         contexts: Arc::<MemoryContexts>::default(),
+        registry: Arc::new(NoRegistry),
     }
 }

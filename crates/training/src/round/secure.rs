@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use aivillage_base::wire::secure::{Agreed, SecureDown, SecureUp, Shares};
+use aivillage_base::wire::secure::{Advert, Agreed, SecureDown, SecureUp, Shares};
 use aivillage_privacy::secagg::coordinator;
 use aivillage_privacy::secagg::roster::{self, Roster};
 use aivillage_privacy::secagg::signed::{self, Context};
@@ -125,8 +125,9 @@ impl Round {
         }
         let heard = self.judge_word(peer, message, &mut said);
         let Some(member) = self.members.get_mut(&peer.name) else { return Word::Old };
-        if let SecureUp::Advert(_) = message {
-            member.answered = true;
+        // Who speaks is here, and at work on what it was told last.
+        (member.connected, member.answered) = (true, true);
+        if heard == Ok(true) {
             member.since_ms = elapsed;
         }
         let fault = match heard {
@@ -165,6 +166,11 @@ impl Round {
                 if advert.peer != *peer || !roster::advert_is_signed(Context(secure.ctx.0), advert) {
                     let detail = "its keys are not signed by its enrolled key for this context".to_owned();
                     return fault("signature", detail);
+                }
+                let others = self.members.values().filter(|m| m.record.peer != *peer).filter_map(Member::said);
+                let others: Vec<&Advert> = others.filter_map(|said| said.advert.as_ref()).collect();
+                if let Err(detail) = coordinator::check_advert(advert, &others) {
+                    return fault("keys", detail);
                 }
                 said.advert = Some((**advert).clone());
             }
@@ -206,19 +212,19 @@ impl Round {
         let (mut heard, mut waiting) = (Vec::new(), false);
         for name in names {
             let Some(member) = self.members.get(name) else { continue };
-            if member.said().is_some_and(said) {
+            let out = match member.record.state {
+                MemberState::Invited | MemberState::Counted(_) => false,
+                MemberState::Declined(_)
+                | MemberState::Failed { .. }
+                | MemberState::Refused { .. }
+                | MemberState::Carried
+                | MemberState::Silent => true,
+            };
+            if !out && member.said().is_some_and(said) {
                 heard.push(name.clone());
             } else {
                 let silent = elapsed >= self.step_ms.max(member.since_ms) + self.limits.silence_ms;
                 let alarmed = member.said().is_some_and(|said| said.alarm.is_some());
-                let out = match member.record.state {
-                    MemberState::Invited | MemberState::Counted(_) => false,
-                    MemberState::Declined(_)
-                    | MemberState::Failed { .. }
-                    | MemberState::Refused { .. }
-                    | MemberState::Carried
-                    | MemberState::Silent => true,
-                };
                 waiting |= !(silent || alarmed || out);
             }
         }
@@ -339,6 +345,13 @@ impl Round {
         }
     }
 
+    /// Whose sum is about to be opened; None before.
+    #[must_use]
+    pub fn opening(&self) -> Option<Vec<NodeName>> {
+        let secure = self.secure().filter(|secure| !secure.agreed.is_empty())?;
+        Some(secure.survivors.clone())
+    }
+
     /// What was learnt beside the model.
     pub fn note_totals(&mut self, totals: Option<Totals>) {
         if let Some(secure) = &mut self.record.secure {
@@ -386,7 +399,8 @@ impl Member {
     /// The alarm it has raised, unless it had only restarted.
     pub(super) fn fault(&self) -> Option<&str> {
         let alarm = self.said()?.alarm.as_deref()?;
-        (!alarm.starts_with(RESTARTED)).then_some(alarm)
+        let restarted = alarm.strip_prefix(RESTARTED).is_some_and(|rest| rest.starts_with(':'));
+        (!restarted).then_some(alarm)
     }
 
     /// Did it fail, rather than fall silent?

@@ -1,7 +1,5 @@
 //! Which privacy techniques a job takes, with their parameters, and whether they go together with the rest of the job.
 
-use serde_json::Value;
-
 use aivillage_base::fixed::Grid;
 use aivillage_base::suggest;
 use aivillage_base::wire::secure::Withstands;
@@ -9,10 +7,10 @@ use aivillage_privacy::secagg::roster;
 
 use super::{Faults, JobRequest, JobSpec, TECHNIQUES};
 use crate::config::TrainingConfig;
-use crate::secure::{self, TECHNIQUE, WITHSTANDS};
+use crate::secure::{self, COHORT_MAX, TECHNIQUE, WITHSTANDS};
 
 /// Parameters of secure aggregation, keys of `privacy`.
-const PARAMETERS: [&str; 5] = ["corrupt", "dropout", "adversary", "neighbours", "clip"];
+const PARAMETERS: [&str; 3] = ["corrupt", "dropout", "clip"];
 
 /// L2 norm that bounds an update where `byzantine_tolerance` has to be met without seeing updates, and no `clip` is given:
 /// several times the norm of an honest round's change of a small network.
@@ -71,25 +69,11 @@ pub(super) fn wished(request: &JobRequest, config: &TrainingConfig, faults: &mut
         }
         found
     };
-    let corrupt = number("corrupt", 0.0, 0.49).unwrap_or(WITHSTANDS.corrupt);
+    // Nodes take part against nothing less.
+    let corrupt = number("corrupt", WITHSTANDS.corrupt, 0.49).unwrap_or(WITHSTANDS.corrupt);
     let dropout = number("dropout", 0.0, 0.49).unwrap_or(WITHSTANDS.dropout);
     let clip = number("clip", 1e-6, 1e6);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 65,534")]
-    let neighbours = number("neighbours", 1.0, 65_534.0).map(|k| k.ceil() as u32);
-    let lying_coordinator = match request.privacy.get("adversary").map(Value::as_str) {
-        None | Some(Some("semi_malicious")) => true,
-        Some(Some("curious")) => false,
-        Some(Some(other)) => {
-            let known = ["semi_malicious", "curious"];
-            faults.privacy("/privacy/adversary", &suggest::unknown("adversary", other, &known));
-            true
-        }
-        Some(None) => {
-            faults.privacy("/privacy/adversary", "`semi_malicious` or `curious` is needed");
-            true
-        }
-    };
-    Some(Wished { withstands: Withstands { corrupt, dropout, lying_coordinator, neighbours }, clip })
+    Some(Wished { withstands: Withstands { corrupt, dropout, ..WITHSTANDS }, clip })
 }
 
 fn unknown(key: &str) -> String {
@@ -157,20 +141,35 @@ pub(super) fn check(spec: &JobSpec, faults: &mut Faults) {
         );
         return;
     }
-    let cohort = (spec.min_participants, spec.max_participants);
-    match secure::terms(withstands, cohort, weighting, spec.max_examples) {
-        Err(overflow) => {
-            let bound = Grid::default().bound;
-            faults.privacy(
-                "/hyperparameters/max_examples",
-                &format!("{overflow} (values on the grid are up to ±{bound}): lower max_examples or max_participants"),
-            );
-        }
-        Ok(terms) => {
-            // Larger rosters are not always easier: each size has a threshold of its own.
-            let sizes = spec.min_participants..=spec.max_participants.min(spec.min_participants.max(128));
-            if let Some(why) = sizes.into_iter().find_map(|n| roster::plan(&terms, n as usize).err()) {
-                faults.privacy("/privacy", &why);
+    if spec.max_participants > COHORT_MAX {
+        faults.privacy(
+            "/max_participants",
+            &format!(
+                "secure aggregation takes up to {COHORT_MAX} participants, {} were asked for: lower max_participants, or \
+                 {instead}",
+                spec.max_participants
+            ),
+        );
+        return;
+    }
+    for cohort in spec.min_participants..=spec.max_participants {
+        match secure::terms(withstands, (spec.min_participants, cohort), weighting, spec.max_examples) {
+            Err(overflow) => {
+                let bound = Grid::default().bound;
+                faults.privacy(
+                    "/hyperparameters/max_examples",
+                    &format!(
+                        "{overflow} (values on the grid are up to ±{bound}): lower max_examples or max_participants"
+                    ),
+                );
+                return;
+            }
+            // Larger cohorts are not always easier: each size has a threshold of its own.
+            Ok(terms) => {
+                if let Err(why) = roster::plan(&terms, cohort as usize) {
+                    faults.privacy("/privacy", &why);
+                    return;
+                }
             }
         }
     }

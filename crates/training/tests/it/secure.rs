@@ -3,6 +3,7 @@
 use serde_json::{Map, json};
 
 use aivillage_training::participant::NodePolicy;
+use aivillage_training::view::JobStatus;
 use aivillage_training::{JobRequest, StrategyChoice, TrainingError};
 
 use super::LARGE;
@@ -104,4 +105,30 @@ async fn what_cannot_be_kept_is_refused_at_submit_with_the_way_out() {
         let found = faults.iter().any(|fault| fault.pointer == pointer && fault.detail.contains(part));
         assert!(found, "{pointer} {part}: {faults:?}");
     }
+}
+
+#[tokio::test]
+async fn two_cohorts_over_one_model_do_not_both_get_a_sum() {
+    let village = Village::new(3, &["a", "b", "c", "d"]).await;
+    let job = village.training().create(secure(request(1, 4))).await.unwrap();
+    village.completed(&job).await;
+    // The same seed is the same first model: the sum of three would show the fourth by what it lacks.
+    let again = JobRequest { job_id: Some("again".parse().unwrap()), ..secure(request(1, 3)) };
+    let fewer = JobRequest { max_participants: Some(3), ..again.clone() };
+    let job = village.training().create(fewer).await.unwrap();
+    let view = village.ended(&job).await;
+    assert_eq!(view.status, JobStatus::Failed);
+    assert!(view.reason.as_ref().unwrap().contains("differencing"), "{:?}", view.reason);
+    // Control: another seed, and the same cohort, are fine.
+    let other = JobRequest {
+        job_id: Some("other".parse().unwrap()),
+        seed: Some(2),
+        max_participants: Some(3),
+        ..again.clone()
+    };
+    let job = village.training().create(other).await.unwrap();
+    village.completed(&job).await;
+    let same = JobRequest { job_id: Some("same".parse().unwrap()), min_participants: Some(4), ..again };
+    let job = village.training().create(same).await.unwrap();
+    village.completed(&job).await;
 }

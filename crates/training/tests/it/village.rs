@@ -26,7 +26,8 @@ use aivillage_storage::{MemoryBlobs, MemoryRecords};
 use aivillage_training::handle::{Catalogue, FinishedModel};
 use aivillage_training::metrics::TrainingMetrics;
 use aivillage_training::participant::{
-    Keys, MemoryContexts, MemoryPins, MemoryState, NodePolicy, Participant, ParticipantDeps, SentEntry, SentLog,
+    Keys, MemoryContexts, MemoryPins, MemoryState, NoRegistry, NodePolicy, Participant, ParticipantDeps, SentEntry,
+    SentLog,
 };
 use aivillage_training::view::{JobStatus, JobView};
 use aivillage_training::{
@@ -270,6 +271,7 @@ impl Village {
             signer: Arc::new(signer(node)),
             pins: Arc::<MemoryPins>::default(),
             contexts: Arc::<MemoryContexts>::default(),
+            registry: Arc::new(NoRegistry),
         };
         let clock = self.clock.clone();
         let deps = ParticipantDeps { uplink, trainer: trainer.clone(), name, policy, log, clock, state, keys };
