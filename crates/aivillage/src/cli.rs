@@ -3,7 +3,7 @@
 //! ```text
 //! main.rs ─ parse ─> Command ─┬─ up, node join        long-running, crate::up and crate::node
 //!                             ├─ status, train, models, infer, token, node ls ...   clients of a gateway's HTTP API
-//!                             ├─ config, data, aggregate, completions     need no gateway
+//!                             ├─ config, data, aggregate, roster, completions     need no gateway
 //!                             └─ demo, bench          start processes of this same program
 //! ```
 //!
@@ -19,6 +19,7 @@ mod infer;
 mod models;
 mod node;
 pub mod out;
+mod roster;
 mod status;
 mod token;
 pub(crate) mod train;
@@ -64,6 +65,9 @@ pub enum Command {
     /// The catalogue of models
     #[command(subcommand)]
     Models(models::ModelsCommand),
+    /// Who may be in a secure round: a file of names and keys, signed outside of the gateway
+    #[command(subcommand)]
+    Roster(roster::RosterCommand),
     /// Ask a model for predictions
     Infer(infer::InferArgs),
     /// Recompute a round from files: any strategy, the coordinator's own code, no gateway
@@ -94,6 +98,7 @@ impl Command {
             | Self::Data(_)
             | Self::Train(_)
             | Self::Models(_)
+            | Self::Roster(_)
             | Self::Infer(_)
             | Self::Aggregate(_)
             | Self::Config(_)
@@ -117,6 +122,7 @@ pub async fn run(command: Command, environment: Environment) -> Result<(), CliEr
         Command::Data(command) => data::run(&command),
         Command::Train(command) => train::run(command, &environment).await,
         Command::Models(command) => models::run(command, &environment).await,
+        Command::Roster(command) => roster::run(command, &environment).await,
         Command::Infer(args) => infer::run(args, &environment).await,
         Command::Aggregate(args) => aggregate::run(&args),
         Command::Config(command) => config::run(&command, &environment),

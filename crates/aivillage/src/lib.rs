@@ -3,7 +3,7 @@
 //! - [`cli`]: the commands and what they print; [`client`]: the HTTP client by which they reach a gateway;
 //! - [`demo`]: the whole idea on this machine; [`processes`]: the village of real processes that it and `bench` run on;
 //! - [`up`], [`node`], [`wiring`]: a gateway, a node, and where the rooms meet;
-//! - [`offline`]: a round recomputed from files;
+//! - [`offline`]: a round recomputed from files; [`roster`]: who may be in a secure round, signed outside of the gateway;
 //! - [`config`]: `federated.yaml`, `node.yaml` and the environment, parsed once, with errors that point at the place;
 //! - [`folder`], [`exit`], [`figures`], [`crash`]: a gateway's folder, how commands end, figures of the stores, planned deaths.
 //!
@@ -21,5 +21,6 @@ pub mod folder;
 pub mod node;
 pub mod offline;
 pub mod processes;
+pub mod roster;
 pub mod up;
 pub mod wiring;

@@ -48,6 +48,7 @@ fn start(command: Command) -> Result<(), CliError> {
         | Command::Data(_)
         | Command::Train(_)
         | Command::Models(_)
+        | Command::Roster(_)
         | Command::Infer(_)
         | Command::Aggregate(_)
         | Command::Config(_)

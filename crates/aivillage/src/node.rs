@@ -11,21 +11,24 @@ mod commands;
 mod folder;
 mod keys;
 mod measure;
+mod pins;
+mod registry;
 mod state;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aivillage_base::NodeName;
 use aivillage_base::ports::{Uplink, UplinkError};
 use aivillage_base::time::Clock;
-use aivillage_base::wire::{Down, NodeReport, PredictTask, Up};
+use aivillage_base::wire::{Down, NodeReport, Peer, PredictTask, Up};
 use aivillage_engine::{Engine, NodeTrainer};
 use aivillage_inference::worker::{Worker, WorkerConfig, WorkerDeps};
 use aivillage_link::client::ClientConfig;
 use aivillage_link::{Enrolment, LinkClient, LinkError};
 use aivillage_training::Trainer;
-use aivillage_training::participant::{Participant, ParticipantDeps};
+use aivillage_training::participant::{Keys, Participant, ParticipantDeps};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -33,14 +36,16 @@ use tokio_util::sync::CancellationToken;
 use crate::config::NodeConfig;
 use crate::crash::{CrashPlan, CrashPoint};
 use crate::exit::{CliError, ExitCode};
+use registry::FolderRegistry;
 
 pub use bench::{BenchTrainer, bench_input};
 pub use commands::{JoinOptions, join, leave};
 pub use folder::{FileLog, NodeFolder};
 pub use measure::report;
+pub use pins::PinFile;
+pub use registry::known_head;
 pub use state::FolderState;
 
-pub use pins::PinFile;
 /// Messages that wait for this node; more are dropped at the gateway, and sent again where they matter.
 const MESSAGES: usize = 64;
 
@@ -182,10 +187,9 @@ pub async fn run(options: NodeOptions, enrolment: Enrolment, cancel: Cancellatio
     let log = options.folder.log(&enrolment.link, Arc::clone(&clock), crash.clone())?;
     let state = FolderState::open(options.folder.path(), &*clock, crash)
         .map_err(|e| CliError::new(ExitCode::Failed, e).hint("mend the permissions of the node's folder"))?;
-    let keys = keys::keys(options.folder.path(), options.folder.identity()?)
-        .map_err(|e| CliError::new(ExitCode::Failed, e).hint("mend the permissions of the node's folder"))?;
     let name = enrolment.name.clone();
     let client = link(&options.folder, enrolment, &clock)?;
+    let keys = secure_keys(&options.folder, &name, &client)?;
     let cache = options.folder.cache();
     let report_clock = Arc::clone(&clock);
     let prepared = tokio::task::spawn_blocking(move || {
@@ -220,6 +224,21 @@ pub async fn run(options: NodeOptions, enrolment: Enrolment, cancel: Cancellatio
             .hint("if that is not meant: ask the gateway's operator for a new token and join with a new folder")),
         () = node.serve(receiver) => Ok(()),
     }
+}
+
+/// What it brings to secure aggregation, as its settings say.
+fn secure_keys(folder: &NodeFolder, name: &NodeName, client: &LinkClient) -> Result<Keys, CliError> {
+    let roster = folder.roster(&folder.config()?)?;
+    let identity = folder.identity()?;
+    if let Some(roster) = &roster {
+        let own = roster.check(&Peer { id: identity.id(), name: name.clone() });
+        if let Err(detail) = own {
+            tracing::warn!(detail, "this node is not on its own roster: it takes part in no secure round");
+        }
+    }
+    FolderRegistry::open(folder.path(), &client.enrolment().ca_pem, Arc::new(client.clone()))
+        .and_then(|registry| keys::keys(folder.path(), identity, roster, Arc::new(registry)))
+        .map_err(|e| CliError::new(ExitCode::Failed, e).hint("mend the permissions of the node's folder"))
 }
 
 fn worker(config: &NodeConfig, cache: PathBuf, uplink: &Arc<dyn Uplink>, clock: &Arc<dyn Clock>) -> Worker {

@@ -8,6 +8,7 @@
 //!               ──> GET  /link/v1/updates    header of a large one ──> {"offset": n}: so many bytes of it are here
 //!               ──> PUT  /link/v1/updates    header, then integers (large: those from upload-offset on), hashed on the way
 //!               ──> GET  /link/v1/blobs/…    only what the inbox allows
+//!               ──> GET  /link/v1/registry?after=N   enrolments and revocations, each hashed onto the one before
 //!               ──> POST /link/v1/renew      CSR ──> fresh certificate; works after the old one ran out
 //! ```
 //!
@@ -38,7 +39,9 @@ pub use ca::{Authority, CaError, SERVER_NAME};
 pub use client::{Enrolment, LinkClient, LinkError, join, join_within, renew};
 pub use identity::{Identity, IdentityError};
 pub use protocol::{MESSAGE_MAX, Reason};
-pub use registry::{EnrolledNode, Issued, NewToken, Registry, RegistryError, TokenRecord, TokenState};
+pub use registry::{
+    Broken, Chain, EnrolledNode, Entry, Event, Issued, NewToken, Registry, RegistryError, TokenRecord, TokenState,
+};
 pub use seal::Seal;
 pub use server::{LinkConfig, LinkDeps, LinkServer, Streams};
 pub use token::{Pin, Token, TokenError};

@@ -6,11 +6,14 @@ use aivillage_base::ErrorKind;
 use aivillage_base::wire::UpdateReply;
 use serde::{Deserialize, Serialize};
 
+use crate::registry::Entry;
+
 pub(crate) const JOIN: &str = "/link/v1/join";
 pub(crate) const RENEW: &str = "/link/v1/renew";
 pub(crate) const EVENTS: &str = "/link/v1/events";
 pub(crate) const MESSAGES: &str = "/link/v1/messages";
 pub(crate) const UPDATES: &str = "/link/v1/updates";
+pub(crate) const REGISTRY: &str = "/link/v1/registry";
 pub(crate) const BLOBS: &str = "/link/v1/blobs/";
 
 /// The front of an update travels in this HTTP header, as JSON: so that the coordinator can refuse before a byte of
@@ -32,6 +35,15 @@ pub(crate) const DOWN_MAX: usize = 16 * 1024 * 1024;
 
 /// Largest small answer (JSON) that a node reads, in bytes.
 pub(crate) const ANSWER_MAX: usize = 64 * 1024;
+
+/// Entries of the registry in one answer: some 300 bytes each, so that they stay within [`ANSWER_MAX`].
+pub(crate) const ENTRIES_MAX: usize = 100;
+
+/// Answer to `GET /link/v1/registry?after=N`: the entries that follow the N-th, at most [`ENTRIES_MAX`]; none = that is all.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Entries {
+    pub(crate) entries: Vec<Entry>,
+}
 
 /// Body of `POST /link/v1/join`.
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,31 +1,36 @@
 //! Who may use the link: join tokens and enrolled nodes, over [`Records`], with a view in memory for every request.
 //!
-//! Tables: `link_tokens` (key: SHA-256 of the secret, hex) and `link_nodes` (key: node id, hex). One process owns them;
-//! changes go one at a time, store first, then view. Promises: a token enrols one key, and that key again if its answer
-//! was lost; names of living nodes are unique; a revoked key is refused from the moment `revoke` returns and for ever.
-//! Must not know sockets or certificates.
+//! Tables: `link_tokens` (key: SHA-256 of the secret, hex), `link_nodes` (key: node id, hex) and `link_chain` (key: number),
+//! in which every enrolment and revocation is hashed onto the one before. One process owns them; changes go one at a time,
+//! store first, then view. Promises: a token enrols one key, and that key again if its answer was lost; names of living
+//! nodes are unique; a revoked key is refused from the moment `revoke` returns and for ever; nodes and chain change in one
+//! commit. Must not know sockets or certificates.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aivillage_base::ports::{Batch, Expect, Records, Row, Scan, StoreError};
+use aivillage_base::ports::{Batch, Expect, Records, Scan, StoreError};
 use aivillage_base::time::{Clock, rfc3339};
 use aivillage_base::wire::Peer;
+use aivillage_base::wire::secure::RegistryHead;
 use aivillage_base::{ErrorKind, NodeId, NodeName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::token::{Pin, Token};
+use rows::{decode, open_chain, put_entry, scan_all};
 
+mod chain;
+mod rows;
 #[cfg(test)]
 mod tests;
 
+pub use chain::{Broken, Chain, Entry, Event};
+
 const TOKENS: &str = "link_tokens";
 const NODES: &str = "link_nodes";
-
-/// Rows read at once when the registry opens.
-const PAGE: usize = 256;
+const CHAIN: &str = "link_chain";
 
 /// Tokens are listed for this long after they expired, then forgotten when the registry opens.
 const REMEMBERED_MS: u64 = 30 * 24 * 60 * 60 * 1000;
@@ -191,19 +196,22 @@ struct Inner {
     clock: Arc<dyn Clock>,
     pin: Pin,
     view: Mutex<HashMap<NodeId, EnrolledNode>>,
+    chain: Mutex<Chain>,
     /// Held by whoever changes records and view.
     changing: tokio::sync::Mutex<()>,
     revoked: broadcast::Sender<NodeId>,
 }
 
 impl Registry {
-    /// Reads the enrolled nodes and forgets tokens that expired a month ago. `pin` is the CA's, for the tokens.
+    /// Reads the enrolled nodes and forgets tokens that expired a month ago. `pin` is the CA's, for the tokens. What happened
+    /// before there was a chain is added to it.
     ///
     /// # Errors
-    /// The store's; a record that cannot be read is [`StoreError::Damaged`].
+    /// The store's; a record that cannot be read, or a chain that does not hold, is [`StoreError::Damaged`].
     pub async fn open(records: Arc<dyn Records>, pin: Pin, clock: Arc<dyn Clock>) -> Result<Self, RegistryError> {
         let nodes = scan_all::<EnrolledNode>(&*records, NODES).await?;
-        let view = nodes.into_iter().map(|(_, node)| (node.id, node)).collect();
+        let view: HashMap<_, _> = nodes.into_iter().map(|(_, node)| (node.id, node)).collect();
+        let chain = open_chain(&*records, &view).await?;
         let long_ago = clock.now().wall_ms.saturating_sub(REMEMBERED_MS);
         let mut batch = Batch::new("link_tokens_forgotten");
         for (key, token) in scan_all::<TokenRecord>(&*records, TOKENS).await? {
@@ -216,7 +224,7 @@ impl Registry {
         }
         let (revoked, _) = broadcast::channel(REVOCATIONS);
         let changing = tokio::sync::Mutex::new(());
-        let inner = Inner { records, clock, pin, view: Mutex::new(view), changing, revoked };
+        let inner = Inner { records, clock, pin, view: Mutex::new(view), chain: Mutex::new(chain), changing, revoked };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -307,6 +315,7 @@ impl Registry {
             }
             (TokenState::Revoked, _) => return Err(RegistryError::TokenRevoked),
         }
+        let known = enrolled.is_some();
         let node = match enrolled {
             Some(node) if node.owner == record.owner => node,
             Some(EnrolledNode { name, owner, .. }) => {
@@ -325,8 +334,8 @@ impl Registry {
         batch.put(TOKENS, hash, &record);
         batch.expect(Expect::Version(row.version));
         batch.put(NODES, key.to_string(), &node);
-        self.inner.records.commit(batch).await?;
-        self.view().insert(key, node.clone());
+        let event = (!known).then_some((Event::Enrolled, now_ms));
+        self.commit(batch, &node, event).await?;
         Ok(node)
     }
 
@@ -364,11 +373,11 @@ impl Registry {
         let found = self.view().get(key).cloned();
         let mut node = found.ok_or_else(|| RegistryError::NotFound { what: "node", given: key.to_string() })?;
         if node.revoked_ms.is_none() {
-            node.revoked_ms = Some(self.inner.clock.now().wall_ms);
+            let now_ms = self.inner.clock.now().wall_ms;
+            node.revoked_ms = Some(now_ms);
             let mut batch = Batch::new("link_node_revoked");
             batch.put(NODES, key.to_string(), &node);
-            self.inner.records.commit(batch).await?;
-            self.view().insert(*key, node.clone());
+            self.commit(batch, &node, Some((Event::Revoked, now_ms))).await?;
             // No listener is fine: then no stream is open either.
             let _ = self.inner.revoked.send(*key);
         }
@@ -379,6 +388,41 @@ impl Registry {
     #[must_use]
     pub fn named(&self, name: &NodeName) -> Option<EnrolledNode> {
         self.view().values().find(|n| n.revoked_ms.is_none() && n.name == *name).cloned()
+    }
+
+    /// How far the chain of enrolments has come.
+    #[must_use]
+    pub fn head(&self) -> RegistryHead {
+        self.chain().head()
+    }
+
+    /// The chain's entries after this number, at most `limit`.
+    #[must_use]
+    pub fn entries(&self, after: u64, limit: usize) -> Vec<Entry> {
+        self.chain().after(after).iter().take(limit).cloned().collect()
+    }
+
+    /// Commits a change of a node with what the chain has to say of it, then shows both.
+    async fn commit(
+        &self,
+        mut batch: Batch,
+        node: &EnrolledNode,
+        event: Option<(Event, u64)>,
+    ) -> Result<(), RegistryError> {
+        let entry = event.map(|(event, at_ms)| self.chain().next(event, &node.name, node.id, at_ms));
+        if let Some(entry) = &entry {
+            put_entry(&mut batch, entry);
+        }
+        self.inner.records.commit(batch).await?;
+        self.view().insert(node.id, node.clone());
+        if let Some(entry) = entry {
+            self.chain().push(entry).expect("invariant: one change at a time, made for this head");
+        }
+        Ok(())
+    }
+
+    fn chain(&self) -> MutexGuard<'_, Chain> {
+        self.inner.chain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn revocations(&self) -> broadcast::Receiver<NodeId> {
@@ -403,29 +447,4 @@ impl Registry {
         }
         name
     }
-}
-
-async fn scan_all<T: for<'de> Deserialize<'de>>(
-    records: &dyn Records,
-    table: &'static str,
-) -> Result<Vec<(String, T)>, StoreError> {
-    let mut all = Vec::new();
-    let mut after: Option<String> = None;
-    loop {
-        let scan = Scan { prefix: "", after: after.as_deref(), limit: PAGE };
-        let rows = records.scan(table, scan).await?;
-        let last = rows.len() < PAGE;
-        after = rows.last().map(|row| row.key.clone());
-        for row in rows {
-            let value = decode(&row)?;
-            all.push((row.key, value));
-        }
-        if last {
-            return Ok(all);
-        }
-    }
-}
-
-fn decode<T: for<'de> Deserialize<'de>>(row: &Row) -> Result<T, StoreError> {
-    serde_json::from_slice(&row.value).map_err(|e| StoreError::Damaged(format!("link record {}: {e}", row.key)))
 }

@@ -13,9 +13,10 @@ use crate::config::Environment;
 use crate::exit::{CliError, ExitCode};
 use crate::node;
 
+mod pins;
 mod preview;
-
 mod rules;
+
 /// Be a node, or look after the nodes of a gateway
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
@@ -25,6 +26,8 @@ pub enum NodeCommand {
     Leave(LeaveArgs),
     /// Show exactly what would leave this machine for a job; nothing is sent
     Preview(PreviewArgs),
+    /// List the keys by which this node knows others in secure rounds, or forget one; and this node's own key
+    Pins(pins::PinsArgs),
     /// List the nodes of a gateway
     #[command(alias = "list")]
     Ls(ListArgs),
@@ -66,6 +69,7 @@ pub(super) async fn run(command: NodeCommand, environment: &Environment) -> Resu
             Ok(())
         }
         NodeCommand::Preview(args) => preview::run(&args, environment).await,
+        NodeCommand::Pins(args) => pins::run(&args, environment),
         NodeCommand::Ls(args) => list(&args, environment).await,
         NodeCommand::Show(args) => show(&args, environment).await,
         NodeCommand::Revoke(args) => {

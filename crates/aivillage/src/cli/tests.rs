@@ -27,6 +27,12 @@ fn the_commands_of_the_documentation_are_understood() {
         "aivillage node join --dir d --exit-with-parent --crash-at after:3",
         "aivillage node leave --dir d",
         "aivillage node preview job_1 --dir d",
+        "aivillage node pins --dir d --json",
+        "aivillage node pins --dir d --forget clinic-a",
+        "aivillage roster create -o r.yaml --data d",
+        "aivillage roster sign r.yaml --dir d",
+        "aivillage roster sign r.yaml --key identity.key",
+        "aivillage roster show r.yaml --json",
         "aivillage node ls --url http://h:1 --key k",
         "aivillage node revoke clinic-a",
         "aivillage data inspect d/node.yaml --json",
@@ -59,6 +65,8 @@ fn what_cannot_be_meant_is_a_usage_error() {
         "aivillage token create --role node --owner a/b",
         "aivillage demo --nodes 1",
         "aivillage up --http 8000",
+        "aivillage roster create -o r.yaml --node north",
+        "aivillage roster sign r.yaml",
         "aivillage node join --dir d --crash-at now",
     ] {
         assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use aivillage_base::suggest;
+use aivillage_base::{NodeId, suggest};
 use aivillage_training::participant::hours;
 use serde_json::{Value as Json, json};
 
@@ -53,6 +53,8 @@ pub enum Kind {
     Column,
     /// A list of columns.
     Columns,
+    /// A list of public keys of nodes, at least one.
+    Keys,
     /// A list of host names.
     Hosts,
     /// A list of web origins, `scheme://host[:port]`.
@@ -89,6 +91,7 @@ impl Kind {
             Self::Path => "a path".into(),
             Self::Column => "a column: its name, or its index from 0".into(),
             Self::Columns => "a list of columns (names, or indices from 0)".into(),
+            Self::Keys => "a list of node keys of 64 hexadecimal characters, at least one".into(),
             Self::Hosts => "a list of host names such as village.example.org".into(),
             Self::Origins => "a list of web origins such as https://example.org or http://localhost:5173".into(),
             Self::Texts => "a list of names of 1 to 200 characters".into(),
@@ -132,6 +135,10 @@ impl Kind {
             (Self::Path, Value::Text(t)) if !t.is_empty() => Ok(json!(t)),
             (Self::Column, value) => column(value).ok_or_else(|| self.wrong(value, None)),
             (Self::Columns, Value::List(items)) => list(items, |i| column(&i.value).ok_or_else(|| self.item(&i.value))),
+            (Self::Keys, Value::List(items)) if !items.is_empty() => list(items, |item| {
+                let key = item.value.text().and_then(|text| text.parse::<NodeId>().ok());
+                key.map(|key| json!(key)).ok_or_else(|| self.item(&item.value))
+            }),
             (Self::Hosts, Value::List(items)) => list(items, |item| match item.value.text().filter(|t| is_host(t)) {
                 Some(t) => Ok(json!(t)),
                 None => Err(self.item(&item.value)),
@@ -178,6 +185,7 @@ impl Kind {
             | Self::Words(_)
             | Self::Column
             | Self::Columns
+            | Self::Keys
             | Self::Hosts
             | Self::Origins
             | Self::Texts
@@ -202,6 +210,7 @@ impl Kind {
             | Self::Path
             | Self::Column
             | Self::Columns
+            | Self::Keys
             | Self::Hosts
             | Self::Origins
             | Self::Texts
@@ -219,6 +228,7 @@ impl Kind {
         let one = match self {
             Self::Words(words) => format!("one of {}", words.join(", ")),
             Self::Columns => Self::Column.expects(),
+            Self::Keys => "a node's key of 64 hexadecimal characters, in quotes".into(),
             Self::Hosts => "a host name such as village.example.org, without scheme and port".into(),
             Self::Origins => "a web origin such as https://example.org, without path and `*`".into(),
             Self::Texts => "a name of 1 to 200 characters".into(),
@@ -256,6 +266,10 @@ impl Kind {
             Self::Path => json!({"type": "string", "minLength": 1}),
             Self::Column => column_schema(),
             Self::Columns => json!({"type": "array", "items": column_schema()}),
+            Self::Keys => {
+                let key = json!({"type": "string", "pattern": "^[0-9a-fA-F]{64}$"});
+                json!({"type": "array", "items": key, "minItems": 1, "uniqueItems": true})
+            }
             Self::Hosts => json!({"type": "array", "items": {"type": "string", "pattern": "^[A-Za-z0-9.-]+$"}}),
             Self::Origins => {
                 json!({"type": "array", "items": {"type": "string", "pattern": "^https?://[^/]+$"}})

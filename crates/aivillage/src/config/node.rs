@@ -6,8 +6,9 @@
 mod keys;
 mod source;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use aivillage_base::NodeId;
 use aivillage_base::arch;
 use aivillage_base::wire::NodeType;
 use aivillage_engine::data::Source;
@@ -42,6 +43,8 @@ pub struct NodeConfig {
     pub data: Vec<Source>,
     /// Narrows the detected types; `None` = as detected.
     pub node_types: Option<Vec<NodeType>>,
+    /// Who may be in a secure round with this node; `None` = trust on first use.
+    pub roster: Option<RosterSource>,
     /// What the owner refuses.
     pub privacy: NodePolicy,
     /// Disk for served models, GB.
@@ -52,12 +55,23 @@ pub struct NodeConfig {
     pub threads: usize,
 }
 
+/// A roster, and whose word for it the owner takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RosterSource {
+    /// The file; a relative path is taken from the node's folder.
+    pub file: PathBuf,
+    /// Keys whose signatures it must bear, every one of them.
+    pub signers: Vec<NodeId>,
+}
+
 impl Default for NodeConfig {
     fn default() -> Self {
         Self {
             name: None,
             data: Vec::new(),
             node_types: None,
+            roster: None,
             privacy: NodePolicy::default(),
             model_cache_gb: 1.0,
             serve: true,
@@ -91,6 +105,7 @@ pub fn parse(file: &str, text: &str) -> Result<NodeConfig, ConfigError> {
                 let sources = source::sources(name, node, &mut checked);
                 values.insert("data".into(), Json::Array(sources));
             }
+            whole_roster(&values, &mut checked);
         }
         Err((at, why)) => checked.fault(at, format!("cannot be read as YAML: {why}"), None),
     }
@@ -98,6 +113,20 @@ pub fn parse(file: &str, text: &str) -> Result<NodeConfig, ConfigError> {
         return Err(ConfigError::Invalid(checked.into_faults()));
     }
     Ok(serde_json::from_value(Json::Object(values)).expect("invariant: what the table lets pass fits the structs"))
+}
+
+/// A roster needs its file and its signers: half of one would protect nobody.
+fn whole_roster(values: &Map<String, Json>, checked: &mut Checked<'_>) {
+    let Some(roster) = values.get("roster") else { return };
+    for rule in keys::KEYS.iter().filter(|rule| rule.required) {
+        // A value at fault is told already.
+        let name = rule.path.trim_start_matches("roster.");
+        if roster.get(name).is_none() && !checked.places.contains_key(rule.path) {
+            let at = checked.places.get("roster").copied().unwrap_or_default();
+            let expects = rule.kind.map(|kind| kind.expects()).unwrap_or_default();
+            checked.fault(at, format!("`roster` lacks `{name}`"), Some(format!("give {expects}")));
+        }
+    }
 }
 
 /// Takes out the section that `privacy` has replaced: each of its keys is a fault that names the new one.

@@ -393,7 +393,7 @@ fn the_ends_of_every_range_and_every_word_fit_the_structs() {
             Kind::Columns => vec![json!([]), json!([0, "a"])],
             Kind::Hosts => vec![json!([]), json!(["a.example"])],
             Kind::Origins => vec![json!([]), json!(["http://a:1"])],
-            Kind::Texts | Kind::Hours => unreachable!("no key of federated.yaml is of this kind"),
+            Kind::Keys | Kind::Texts | Kind::Hours => unreachable!("no key of federated.yaml is of this kind"),
         };
         for end in ends {
             let mut values = to_json(&Config::default());

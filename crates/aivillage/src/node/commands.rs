@@ -47,7 +47,7 @@ pub async fn join(options: JoinOptions) -> Result<(), CliError> {
     let folder = NodeFolder::open(&options.dir)?.sealed(options.seal);
     let _running = folder.lock()?;
     // Settings at fault are told before a one-time token is spent.
-    folder.config()?;
+    folder.roster(&folder.config()?)?;
     let cancel = CancellationToken::new();
     stop_on_signal(options.exit_with_parent, cancel.clone())?;
     let (address, token) = (options.address.as_deref(), options.token.as_deref());

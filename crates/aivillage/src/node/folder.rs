@@ -5,7 +5,8 @@
 //! DIR/enrolment.json  gateway, its CA, certificate       DIR/sent.log        one JSON line a thing sent
 //! DIR/cache/          models by their digest           DIR/lock         held (flock) by the process that runs it
 //! DIR/state/          what it keeps of running jobs    DIR/models/      personal models ([`super::FolderState`])
-//! DIR/pins.json       keys of other participants       DIR/contexts     rounds of secure aggregation ([`super::keys`])
+//! DIR/pins.json       keys of others ([`PinFile`])     DIR/contexts     rounds of secure aggregation ([`super::keys`])
+//! DIR/registry-*      enrolments as its gateway showed them ([`super::registry`])
 //! ```
 
 use std::fs::{File, OpenOptions};
@@ -18,10 +19,12 @@ use aivillage_link::{Enrolment, Identity, Seal};
 use aivillage_training::participant::{SentEntry, SentLog};
 use serde_json::json;
 
+use super::PinFile;
 use crate::config::{self, NodeConfig};
 use crate::crash::CrashPoint;
 use crate::exit::{CliError, ExitCode};
 use crate::folder::{FolderLock, write_whole};
+use crate::roster::Roster;
 
 /// A node's folder.
 #[derive(Debug, Clone)]
@@ -87,6 +90,37 @@ impl NodeFolder {
     pub fn identity(&self) -> Result<Identity, CliError> {
         Identity::open_or_create(&self.path.join("identity.key"), self.seal.as_ref())
             .map_err(|e| CliError::new(ExitCode::Failed, e.to_string()))
+    }
+
+    /// The node's key if it has one.
+    ///
+    /// # Errors
+    /// There is none, or the file is damaged.
+    pub fn existing_identity(&self) -> Result<Identity, CliError> {
+        if !self.path.join("identity.key").exists() {
+            return Err(CliError::new(ExitCode::NotFound, format!("{} has no identity.key", self.path.display()))
+                .hint("a node makes its key when it joins: aivillage node join URL --token T --dir DIR"));
+        }
+        self.identity()
+    }
+
+    /// The keys by which it knows others.
+    #[must_use]
+    pub fn pins(&self) -> PinFile {
+        PinFile::new(&self.path)
+    }
+
+    /// The roster that its settings name; None = it trusts on first use.
+    ///
+    /// # Errors
+    /// Exit code 3: it cannot be read, was changed, or lacks a signature.
+    pub fn roster(&self, config: &NodeConfig) -> Result<Option<Roster>, CliError> {
+        let Some(source) = &config.roster else { return Ok(None) };
+        let roster = Roster::trusted(&self.path.join(&source.file), &source.signers);
+        roster.map(Some).map_err(|e| {
+            CliError::new(ExitCode::Configuration, e.to_string())
+                .hint("aivillage roster show FILE says who has signed it")
+        })
     }
 
     /// The node's settings; a folder without node.yaml has none to change.

@@ -17,7 +17,8 @@ use super::dial::{self, ANSWER, RequestBody, Stage};
 use super::error::LinkError;
 use super::link::{Inner, Line, LinkClient};
 use super::transfers;
-use crate::protocol::{MESSAGE_MAX, MESSAGES};
+use crate::protocol::{Entries, MESSAGE_MAX, MESSAGES, REGISTRY};
+use crate::registry::Entry;
 
 /// Slowest line that a transfer is planned for, in bytes a second: a bad mobile connection.
 const SLOWEST: u64 = 16 * 1024;
@@ -54,6 +55,22 @@ impl Uplink for LinkClient {
 
     async fn fetch(&self, blob: &BlobRef) -> Result<Bytes, UplinkError> {
         Ok(transfers::fetch(&self.inner, blob).await?)
+    }
+}
+
+impl LinkClient {
+    /// What the gateway's registry of enrolments says after this entry: a part of it, or nothing more. Whether the entries
+    /// follow each other is for the caller to check.
+    ///
+    /// # Errors
+    /// The call failed. A gateway from before there was a chain knows no such path: [`Reason::NotFound`].
+    pub async fn registry(&self, after: u64) -> Result<Vec<Entry>, LinkError> {
+        let path = format!("{REGISTRY}?after={after}");
+        let bytes =
+            self.inner.small(Over::Any, ANSWER, || dial::request("GET", &path, dial::full(Bytes::new()))).await?;
+        let answer: Entries =
+            serde_json::from_slice(&bytes).map_err(|e| LinkError::BadAnswer(format!("the registry's entries: {e}")))?;
+        Ok(answer.entries)
     }
 }
 

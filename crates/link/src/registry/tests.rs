@@ -1,6 +1,7 @@
 //! The registry through its door, over memory records and a clock that the test moves.
 
 use super::*;
+use aivillage_base::ports::Row;
 use aivillage_base::time::Now;
 use aivillage_storage::MemoryRecords;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -208,4 +209,75 @@ async fn what_the_store_refuses_has_not_happened() {
     registry.redeem(&second.token, key(2)).await.unwrap();
     registry.revoke(&key(1)).await.unwrap();
     assert!(registry.admit(&key(1)).is_err() && registry.admit(&key(2)).is_ok());
+}
+
+/// Number, event, name and key of each entry.
+fn told(registry: &Registry) -> Vec<(u64, Event, String, NodeId)> {
+    registry.entries(0, 100).into_iter().map(|e| (e.sequence, e.event, e.name.to_string(), e.id)).collect()
+}
+
+#[tokio::test]
+async fn every_enrolment_and_revocation_is_chained_and_stays_over_restarts() {
+    let bench = bench().await;
+    assert_eq!(bench.registry.head(), RegistryHead::default());
+    let first = bench.token("a").await;
+    bench.registry.redeem(&first.token, key(1)).await.unwrap();
+    let head = bench.registry.head();
+    // The same again, and a second token for the same key, are no news.
+    bench.registry.redeem(&first.token, key(1)).await.unwrap();
+    bench.registry.redeem(&bench.token("a").await.token, key(1)).await.unwrap();
+    assert_eq!(bench.registry.head(), head);
+    bench.registry.revoke(&key(1)).await.unwrap();
+    bench.registry.revoke(&key(1)).await.unwrap();
+    bench.registry.redeem(&bench.token("a").await.token, key(2)).await.unwrap();
+    let expected = [(1, Event::Enrolled, 1), (2, Event::Revoked, 1), (3, Event::Enrolled, 2)];
+    assert_eq!(told(&bench.registry), expected.map(|(n, event, id)| (n, event, "a".to_owned(), key(id))));
+    let again = bench.reopened().await;
+    assert_eq!((again.head(), told(&again)), (bench.registry.head(), told(&bench.registry)));
+    let chain = Chain::of(again.entries(0, 100)).unwrap();
+    assert!(chain.contains(&head) && chain.head() == again.head());
+    assert_eq!(again.entries(1, 1)[0].sequence, 2);
+}
+
+#[tokio::test]
+async fn a_store_from_before_the_chain_gets_the_same_one_wherever_it_is_opened() {
+    let mut heads = Vec::new();
+    for order in [[1, 2, 3], [3, 1, 2]] {
+        let bench = bench().await;
+        let mut batch = Batch::new("an older program");
+        for n in order {
+            let node = EnrolledNode {
+                id: key(n),
+                name: NodeName::new(format!("n{n}")).unwrap(),
+                owner: NodeName::new("o").unwrap(),
+                enrolled_ms: if n == 3 { 5 } else { 7 },
+                revoked_ms: (n == 2).then_some(7),
+            };
+            batch.put(NODES, node.id.to_string(), &node);
+        }
+        bench.records.commit(batch).await.unwrap();
+        let opened = bench.reopened().await;
+        let events: Vec<_> = told(&opened).into_iter().map(|(_, event, name, _)| (event, name)).collect();
+        let expected =
+            [(Event::Enrolled, "n3"), (Event::Enrolled, "n1"), (Event::Enrolled, "n2"), (Event::Revoked, "n2")];
+        assert_eq!(events, expected.map(|(event, name)| (event, name.to_owned())));
+        assert_eq!(bench.reopened().await.head(), opened.head(), "it is made once");
+        heads.push(opened.head());
+    }
+    assert_eq!(heads[0], heads[1]);
+}
+
+#[tokio::test]
+async fn a_chain_that_was_tampered_with_keeps_the_gateway_from_starting() {
+    let bench = bench().await;
+    for n in 1..=3 {
+        bench.registry.redeem(&bench.token("a").await.token, key(n)).await.unwrap();
+    }
+    let mut second = bench.registry.entries(1, 1).remove(0);
+    second.id = key(9);
+    let mut batch = Batch::new("an intruder");
+    batch.put(CHAIN, format!("{:020}", 2), &second);
+    bench.records.commit(batch).await.unwrap();
+    let opened = Registry::open(bench.records.clone(), Pin([1; 32]), bench.clock.clone()).await;
+    assert!(matches!(opened, Err(RegistryError::Store(StoreError::Damaged(_)))), "{opened:?}");
 }

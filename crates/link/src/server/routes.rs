@@ -22,8 +22,8 @@ use super::connection::Shown;
 use super::{Shared, uploads};
 use crate::ca::{CaError, Csr};
 use crate::protocol::{
-    BLOBS, Certified, EVENTS, JOIN, JOIN_MAX, JoinRequest, MESSAGE_MAX, MESSAGES, RENEW, Reason, Refusal, RenewRequest,
-    UPDATES,
+    BLOBS, Certified, ENTRIES_MAX, EVENTS, Entries, JOIN, JOIN_MAX, JoinRequest, MESSAGE_MAX, MESSAGES, REGISTRY,
+    RENEW, Reason, Refusal, RenewRequest, UPDATES,
 };
 use crate::registry::{EnrolledNode, RegistryError};
 use crate::token::Token;
@@ -49,10 +49,11 @@ pub(super) async fn answer(shared: &Arc<Shared>, shown: Option<Shown>, request: 
                 (&Method::POST, MESSAGES) => message(shared, &peer, request).await,
                 (&Method::GET, UPDATES) => uploads::ask(shared, &peer, &request).await,
                 (&Method::PUT, UPDATES) => uploads::update(shared, &peer, request).await,
+                (&Method::GET, REGISTRY) => entries(shared, request.uri().query().unwrap_or_default()),
                 (&Method::GET, path) if path.starts_with(BLOBS) => {
                     blob(shared, &peer, &path[BLOBS.len()..], request.headers()).await
                 }
-                (_, EVENTS) => Err(wrong_method("GET")),
+                (_, EVENTS | REGISTRY) => Err(wrong_method("GET")),
                 (_, MESSAGES) => Err(wrong_method("POST")),
                 (_, UPDATES) => Err(wrong_method("GET and PUT")),
                 _ => Err(Refusal::new(Reason::NotFound, "there is nothing at this path")),
@@ -161,6 +162,13 @@ async fn events(shared: &Shared, peer: Peer, shown: Shown) -> Result<Answer, Ref
     let kind = HeaderValue::from_static("application/x-ndjson");
     answer.headers_mut().insert(CONTENT_TYPE, kind);
     Ok(answer)
+}
+
+/// What the registry's chain says after the entry that the node has.
+fn entries(shared: &Shared, query: &str) -> Result<Answer, Refusal> {
+    let after = query.strip_prefix("after=").and_then(|number| number.parse().ok());
+    let after = after.ok_or_else(|| Refusal::new(Reason::Malformed, "ask for the entries `?after=` a number"))?;
+    Ok(body::json(&Entries { entries: shared.deps.registry.entries(after, ENTRIES_MAX) }))
 }
 
 async fn message(shared: &Shared, peer: &Peer, request: Request<Incoming>) -> Result<Answer, Refusal> {

@@ -3,7 +3,7 @@
 use aivillage_base::Digest;
 use aivillage_base::ports::{Blobs, INLINE_MAX, Payload, Uplink, UplinkError};
 use aivillage_base::wire::{BlobRef, LocalMetrics, PredictOutcome, RoundKey, Up, UpdateHeader, UpdateReply};
-use aivillage_link::MESSAGE_MAX;
+use aivillage_link::{Chain, LinkError, MESSAGE_MAX, Reason};
 use bytes::Bytes;
 
 use crate::middleman::Middleman;
@@ -171,4 +171,29 @@ async fn many_calls_at_once_all_arrive() {
     for _ in 0..50 {
         assert!(matches!(village.heard_said().await, Heard::Message(_)));
     }
+}
+
+#[tokio::test]
+async fn a_node_reads_the_chain_of_enrolments_part_by_part_and_it_holds() {
+    let village = Village::start().await;
+    let node = village.node("a").await;
+    for n in 0..120 {
+        village.join(&format!("n{n}")).await;
+    }
+    village.registry.revoke(&node.id).await.unwrap();
+    let reader = village.node("reader").await;
+    let mut chain = Chain::default();
+    let mut parts = 0;
+    loop {
+        let entries = reader.link.registry(chain.head().sequence).await.unwrap();
+        if entries.is_empty() {
+            break;
+        }
+        parts += 1;
+        entries.into_iter().for_each(|entry| chain.push(entry).unwrap());
+    }
+    assert!(parts > 1, "one answer holds a part");
+    assert_eq!((chain.head(), chain.head().sequence), (village.registry.head(), 123));
+    let refused = node.link.registry(0).await;
+    assert!(matches!(refused, Err(LinkError::Refused { reason: Reason::Revoked, .. })), "{refused:?}");
 }

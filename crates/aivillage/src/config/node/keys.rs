@@ -45,6 +45,8 @@ pub(super) const KEYS: &[Key] = &[
     may("name", Kind::Id, ""),
     Key { path: "data", kind: None, unit: "", required: false },
     may("node_types", Kind::Words(NODE_TYPES), ""),
+    must("roster.file", Kind::Path),
+    must("roster.signers", Kind::Keys),
     may("privacy.require_secure_aggregation", Kind::Bool, ""),
     may("privacy.min_cohort", whole(3, 100_000), "updates in a sum"),
     may("privacy.allowed_publishers", Kind::Texts, ""),

@@ -48,6 +48,68 @@ fn the_commented_sources_of_the_example_are_valid_too() {
 }
 
 #[test]
+fn the_commented_roster_of_the_example_is_valid_too() {
+    let start = EXAMPLE.find("# roster:").unwrap();
+    let text: String =
+        EXAMPLE[start..].lines().take_while(|line| !line.is_empty()).map(|line| format!("{}\n", &line[2..])).collect();
+    let roster = node(&text).roster.unwrap();
+    assert_eq!((roster.file, roster.signers.len()), ("roster.yaml".into(), 1));
+}
+
+#[test]
+fn half_a_roster_is_refused() {
+    refused(
+        "roster: {file: r.yaml, signer: [x]}\n",
+        expect![[r#"
+        error: `roster` lacks `signers`
+         --> node.yaml:1:9
+          |
+        1 | roster: {file: r.yaml, signer: [x]}
+          |         ^
+          = give a list of node keys of 64 hexadecimal characters, at least one
+
+        error: unknown key `roster.signer`
+         --> node.yaml:1:24
+          |
+        1 | roster: {file: r.yaml, signer: [x]}
+          |                        ^^^^^^
+          = did you mean `signers`?
+
+        configuration: 2 faults; nothing was started"#]],
+    );
+    refused(
+        "roster: {signers: [\"01\"], file: r.yaml}\n",
+        expect![[r#"
+        error: `roster.signers` item 1 is the text `01`, but must be a node's key of 64 hexadecimal characters, in quotes
+         --> node.yaml:1:20
+          |
+        1 | roster: {signers: ["01"], file: r.yaml}
+          |                    ^^^^
+
+        configuration: 1 fault; nothing was started"#]],
+    );
+    refused(
+        "serve: true\nroster:\n",
+        expect![[r#"
+        error: `roster` lacks `file`
+         --> node.yaml:2:7
+          |
+        2 | roster:
+          |       ^
+          = give a path
+
+        error: `roster` lacks `signers`
+         --> node.yaml:2:7
+          |
+        2 | roster:
+          |       ^
+          = give a list of node keys of 64 hexadecimal characters, at least one
+
+        configuration: 2 faults; nothing was started"#]],
+    );
+}
+
+#[test]
 fn nothing_said_is_a_node_that_serves_and_never_trains() {
     for text in ["", "# nothing\n", "data:\n", "data: []\nprivacy:\n"] {
         assert_eq!(node(text), NodeConfig::default(), "{text:?}");
@@ -196,25 +258,42 @@ fn two_sources_of_one_name_are_refused() {
 }
 
 #[test]
+fn the_section_that_was_renamed_names_each_new_key() {
+    refused(
+        "serve: true\npolicy:\n  allow_plain_updates: false\n  allow_retained_updates: true\n  max_rounds: 3\n",
+        expect![[r#""#]],
+    );
+    refused("policy:\n", expect![[r#""#]]);
+}
+
+#[test]
+fn bounds_of_rules_are_checked() {
+    refused(
+        "privacy:\n  min_cohort: 2\n  max_clip: 0\n  allowed_publishers: ada\n  allowed_job_types: [standart]\n  retain_updates: always\n  hours: [\"22-06\"]\n",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
 fn a_policy_is_never_guessed() {
     refused(
         "privacy:\n  require_secure_agregation: true\n  allowed_recipes: [mlp, simple_cn]\n  max_rounds: -1\nnode_types: [edge, edge]\nserve: yes\n",
         expect![[r#"
-            error: unknown key `policy.allow_plain_update`
+            error: unknown key `privacy.require_secure_agregation`
              --> node.yaml:2:3
               |
-            2 |   allow_plain_update: false
-              |   ^^^^^^^^^^^^^^^^^^
-              = did you mean `allow_plain_updates`?
+            2 |   require_secure_agregation: true
+              |   ^^^^^^^^^^^^^^^^^^^^^^^^^
+              = did you mean `require_secure_aggregation`?
 
-            error: `policy.allowed_recipes` item 2 is the text `simple_cn`, but must be one of logistic_regression, linear_regression, mlp, simple_cnn, residual_cnn, text_classifier, layers
+            error: `privacy.allowed_recipes` item 2 is the text `simple_cn`, but must be one of logistic_regression, linear_regression, mlp, simple_cnn, residual_cnn, text_classifier, layers
              --> node.yaml:3:26
               |
             3 |   allowed_recipes: [mlp, simple_cn]
               |                          ^^^^^^^^^
               = did you mean `simple_cnn`?
 
-            error: `policy.max_rounds` is the number -1, but must be a whole number from 1 to 100000 (rounds)
+            error: `privacy.max_rounds` is the number -1, but must be a whole number from 1 to 100000 (rounds)
              --> node.yaml:4:15
               |
             4 |   max_rounds: -1
