@@ -24,4 +24,5 @@ pub mod ring;
 pub mod roster;
 pub mod shamir;
 pub mod signed;
+mod texts;
 pub mod threshold;

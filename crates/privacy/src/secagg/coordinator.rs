@@ -12,10 +12,11 @@ use zeroize::Zeroizing;
 
 use super::keys::{self, KeyPair};
 use super::mask::{MaskKey, Sign};
-use super::participant::{OWN_MASK, opening_digest, pair_mask, share_index, shares_digest};
+use super::participant::{OWN_MASK, pair_mask, share_index};
 use super::roster::Roster;
 use super::shamir::{self, Share, ShareError};
 use super::signed::{Step, is_signed};
+use super::texts::{opening_digest, shares_digest};
 
 /// A sum that cannot be opened (yet).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

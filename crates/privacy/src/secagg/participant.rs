@@ -28,6 +28,7 @@ use super::mask::{MaskKey, Sign};
 use super::roster::{Alarm, Roster, advert_text};
 use super::shamir;
 use super::signed::{Context, Signer, Step, sign};
+use super::texts::{opening_digest, shares_digest};
 
 /// Domain of the keys that shares are sealed with.
 const BOX: &str = "aivillage secagg box v1";
@@ -484,26 +485,4 @@ pub(super) fn pair_mask(
     let shared = shared.map_err(|e| Alarm::new("weak_key", format!("{}: {e}", advert.peer.name)))?;
     let sign = if index < other { Sign::Add } else { Sign::Subtract };
     Ok((MaskKey::derive(&shared, &ctx.0, PAIR_MASK), sign))
-}
-
-/// What the signature under shares covers: everything but itself.
-pub(super) fn shares_digest(shares: &Shares) -> Vec<u8> {
-    let mut text = [shares.roster.0, shares.commitment.0].concat();
-    for sealed in &shares.boxes {
-        text.extend_from_slice(&(sealed.with.as_str().len() as u64).to_le_bytes());
-        text.extend_from_slice(sealed.with.as_str().as_bytes());
-        text.extend_from_slice(&sealed.sealed.0);
-    }
-    text
-}
-
-/// What the signature under an opening covers: everything but itself.
-pub(super) fn opening_digest(opening: &Opening) -> Zeroizing<Vec<u8>> {
-    let mut text = opening.survivors.0.to_vec();
-    for opened in &opening.shares {
-        text.extend_from_slice(&(opened.of.as_str().len() as u64).to_le_bytes());
-        text.extend_from_slice(opened.of.as_str().as_bytes());
-        text.extend_from_slice(&opened.share.0.0);
-    }
-    Zeroizing::new(text)
 }

@@ -4,4 +4,5 @@
 
 mod attacks;
 mod cohort;
+mod page;
 mod rounds;
