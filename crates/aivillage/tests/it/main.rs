@@ -23,4 +23,5 @@ mod process;
 mod quickstart;
 mod secrets;
 mod training;
+mod trust;
 mod village;
