@@ -100,11 +100,15 @@ fn the_quickstart_page_does_what_it_says() {
     let truth = notes.lines().find_map(|l| l.strip_prefix("true labels: ")).expect("data sample tells the labels");
     let predicted: Vec<String> = table(&said, "ROW").into_iter().map(|row| row[1].clone()).collect();
     assert_eq!(predicted, truth.split(' ').collect::<Vec<_>>(), "{said}");
-    // A site knows what it has sent: who it is, then a yes and an update a round.
+    // A site knows what it has sent: who it is, then, a round, its keys, their shares, a masked update, its word for the
+    // survivors, and what opens their sum.
     let sent = std::fs::read_to_string(dir.path().join("sent.log")).unwrap();
     let lines = |what: &str| sent.lines().filter(|l| l.contains(what)).count();
     assert_eq!(lines(r#""kind":"update""#), 10, "{sent}");
-    assert_eq!(lines(r#""note":"takes part""#), 10, "{sent}");
+    for word in ["advert", "shares", "agreement", "opening"] {
+        assert!(lines(&format!(r#""kind":"{word}""#)) >= 10, "{word}: {sent}");
+    }
+    assert_eq!(lines("weight"), 0, "{sent}");
     assert!(lines(r#""kind":"report""#) >= 1, "{sent}");
     let model = std::fs::read(dir.path().join("digits.safetensors")).unwrap();
     assert!(said.contains(&aivillage_base::Digest::of(&model).to_string()), "{said}");

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use aivillage_base::ports::INLINE_MAX;
 use aivillage_base::time::{Clock as _, SystemClock};
+use aivillage_privacy::secagg::roster::COHORT_MIN;
+use aivillage_training::secure::TECHNIQUE;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -31,6 +33,9 @@ pub struct RoundArgs {
     /// Rounds that are measured, after two that warm up; 1: a single one without, until every node has the new model
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
+    /// Sum updates under masks (secure aggregation): 3 nodes at least
+    #[arg(long)]
+    secure: bool,
     /// One JSON document on stdout
     #[arg(long)]
     json: bool,
@@ -43,6 +48,10 @@ pub(super) async fn run(args: &RoundArgs) -> Result<(), CliError> {
     if bench_input(args.params as usize).is_none() {
         return Err(CliError::new(ExitCode::Usage, format!("--params {}: no such linear regression", args.params))
             .hint("one more than a number up to 1048576, or than a product of two, as 100000000 is"));
+    }
+    if args.secure && args.nodes < COHORT_MIN {
+        return Err(CliError::new(ExitCode::Usage, format!("secure aggregation needs {COHORT_MIN} nodes"))
+            .hint(format!("--nodes {COHORT_MIN}")));
     }
     let dir = std::env::temp_dir().join(format!("aivillage-bench-{}", std::process::id()));
     let plan = Plan {
@@ -98,6 +107,7 @@ pub(super) async fn run(args: &RoundArgs) -> Result<(), CliError> {
 
 /// A job of `total` rounds in which every node takes part.
 fn job(args: &RoundArgs, total: u32) -> Value {
+    let techniques: &[&str] = if args.secure { &[TECHNIQUE] } else { &[] };
     json!({
         "job_name": "benchmark of rounds",
         "model_architecture": "linear_regression",
@@ -105,7 +115,7 @@ fn job(args: &RoundArgs, total: u32) -> Value {
         "min_participants": args.nodes,
         "max_participants": args.nodes,
         "strategy": { "name": "fedavg" },
-        "privacy_techniques": [],
+        "privacy_techniques": techniques,
         "dataset_requirements": { "dataset": "bench" },
         "seed": 1,
     })
@@ -157,6 +167,7 @@ async fn measure(args: &RoundArgs, village: &Village) -> Result<Value, CliError>
         "nodes": args.nodes,
         "params": args.params,
         "rounds": args.rounds,
+        "secure": args.secure,
         "median_ms": rounded((wall_ms - waits.critical_ms).max(0.0)),
         "wall_ms": rounded(wall_ms),
         "open_to_close_ms": rounded(elapsed),
