@@ -76,6 +76,7 @@ impl Job {
 
     pub(super) fn abandon(&mut self, now: Now, reason: String, members_failed: bool, step: &mut Step) {
         let Some(round) = &self.round else { return };
+        let secure = round.secure().is_some();
         let record = round.end(now, Stage::Abandoned { reason: reason.clone() });
         if members_failed {
             self.record.failures_in_row += 1;
@@ -85,7 +86,11 @@ impl Job {
             let reason = format!("{FAILURES_MAX} attempts in a row failed; the last: {reason}");
             self.end(now, Life::Failed { reason }, step);
         } else {
-            self.recruit(now, step);
+            // Under secure aggregation with a pause, until the next tick: a member that answers every invitation with an
+            // alarm must not keep everybody busy.
+            if !secure {
+                self.recruit(now, step);
+            }
             step.changes.push(self.job_change());
         }
     }

@@ -115,7 +115,9 @@ impl Job {
         let spec = &self.record.spec;
         let rows = cohort.iter().filter_map(|peer| self.candidates.get(&peer.name)).flat_map(|c| &c.data);
         let rows = rows.filter(|data| recruit::fits(data, &spec.data)).map(|data| data.rows).max().unwrap_or(0);
-        let rows = u32::try_from(rows).unwrap_or(u32::MAX).clamp(1, spec.max_examples);
+        // Rounded up: a node whose data has grown a little still fits, and the largest data set is not told to everybody.
+        let rows = u32::try_from(rows).unwrap_or(u32::MAX).checked_next_power_of_two().unwrap_or(u32::MAX);
+        let rows = rows.clamp(1, spec.max_examples);
         let weighting = spec.strategy.rule().weighting().unwrap_or(Weighting::Equal);
         let cohort = u32::try_from(cohort.len()).unwrap_or(u32::MAX);
         secure::terms(withstands, (spec.min_participants, cohort), weighting, rows)

@@ -127,7 +127,8 @@ impl<'a> From<&'a Invitation> for Asked<'a> {
             publisher: &invitation.publisher,
             job_type: &invitation.job_type,
             recipe: &invitation.recipe,
-            total_rounds: invitation.total_rounds,
+            // Whatever the job said of its length at first.
+            total_rounds: invitation.total_rounds.max(invitation.key.round),
             cohort_min: invitation.secure.map(|terms| terms.cohort_min),
             clip: invitation.clip,
             retain_updates: invitation.retain_updates,

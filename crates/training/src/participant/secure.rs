@@ -315,6 +315,7 @@ impl Participant {
         prepared: Prepared,
         architecture: Architecture,
     ) -> Result<Prepared, Alarm> {
+        session.fits(&prepared)?;
         let masking = session.masking()?;
         let store = Arc::clone(&self.deps.state);
         let work = move || {
@@ -441,6 +442,19 @@ impl Session {
     #[must_use]
     pub fn survivors(&self) -> &[NodeName] {
         self.machine.answers_for()
+    }
+
+    /// Do the terms hold for this update? With fewer examples than it has, the sum would be another than the plain one.
+    ///
+    /// # Errors
+    /// [`Alarm`]
+    pub fn fits(&self, prepared: &Prepared) -> Result<(), Alarm> {
+        let (examples, most) = (prepared.header.weight, self.terms.weight_max);
+        if !self.terms.by_examples || examples <= most {
+            return Ok(());
+        }
+        let detail = format!("trained on {examples} rows, and the round counts at most {most}: report the data anew");
+        Err(Alarm::new("examples", detail))
     }
 
     /// Can an update be masked?

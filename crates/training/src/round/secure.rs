@@ -58,7 +58,7 @@ impl Round {
     pub(super) fn fixed_roster(record: &RoundRecord, members: &BTreeMap<NodeName, Member>) -> Option<Arc<Roster>> {
         let secure = record.secure.as_ref().filter(|secure| !secure.roster.is_empty())?;
         let adverts = secure.roster.iter().filter_map(|name| members.get(name)?.said()?.advert.clone());
-        Roster::new(Context(secure.ctx.0), &secure.terms, adverts.collect()).ok().map(Arc::new)
+        Roster::new(Context(secure.ctx.0), &secure.terms, adverts.collect::<Vec<_>>()).ok().map(Arc::new)
     }
 
     /// What this member has to act on now, if there is something it has not answered yet.
@@ -309,7 +309,7 @@ impl Round {
                     secure.roster = heard.clone();
                     self.record.secure = Some(secure.clone());
                     let adverts = heard.iter().filter_map(|name| self.members.get(name)?.said()?.advert.clone());
-                    let roster = Roster::new(Context(secure.ctx.0), &secure.terms, adverts.collect());
+                    let roster = Roster::new(Context(secure.ctx.0), &secure.terms, adverts.collect::<Vec<_>>());
                     self.roster = Some(Arc::new(roster.map_err(|alarm| alarm.to_string())?));
                 } else {
                     secure.sharers = heard.clone();

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, json};
 
+use aivillage_base::ports::Scan;
 use aivillage_training::participant::NodePolicy;
 use aivillage_training::view::JobStatus;
 use aivillage_training::{JobRequest, StrategyChoice, TrainingError};
@@ -131,4 +132,29 @@ async fn two_cohorts_over_one_model_do_not_both_get_a_sum() {
     let same = JobRequest { job_id: Some("same".parse().unwrap()), min_participants: Some(4), ..again };
     let job = village.training().create(same).await.unwrap();
     village.completed(&job).await;
+}
+
+#[tokio::test]
+async fn no_share_of_a_secret_is_left_in_records_views_or_logs() {
+    let village = Village::new(3, &["a", "b", "c"]).await;
+    let job = village.training().create(secure(request(2, 3))).await.unwrap();
+    village.completed(&job).await;
+    let needles = village.opened();
+    assert!(needles.len() >= 2 * 9, "each of three opens a share of each of three, twice: {}", needles.len());
+    let mut written = format!("{:?}", village.training().status(&job).await.unwrap());
+    written += &format!("{:?}", village.training().record(&job).await.unwrap());
+    for entry in village.logs.values().flat_map(|log| log.0.lock().unwrap().clone()) {
+        written += &format!("{entry:?}");
+    }
+    let mut rows = 0;
+    for table in ["training_jobs", "training_rounds", "training_members", "training_payloads"] {
+        for row in village.records().scan(table, Scan { limit: 1_000, ..Scan::default() }).await.unwrap() {
+            rows += 1;
+            written += &String::from_utf8_lossy(&row.value);
+        }
+    }
+    assert!(rows >= 3 && written.contains("survivors"), "control: the records are there");
+    for needle in needles {
+        assert!(!written.contains(&needle), "a share is left");
+    }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use aivillage_base::ports::{Blobs, INLINE_MAX, Payload, Records, Sent, Transport, Uplink, UplinkError, put_blob};
 use aivillage_base::rng::SeededRng;
 use aivillage_base::time::{Clock, Now, SystemClock};
+use aivillage_base::wire::secure::SecureUp;
 use aivillage_base::wire::{
     BlobRef, DataRequirements, DataSummary, Down, Invitation, LocalMetrics, NodeReport, NodeType, Peer, Up,
     UpdateHeader, UpdateReply,
@@ -140,6 +141,8 @@ impl Catalogue for Shelf {
 /// The link: streams down, calls up.
 #[derive(Debug, Default)]
 struct Link {
+    /// Every share that was opened, as text.
+    opened: Mutex<Vec<String>>,
     training: Mutex<Option<Training>>,
     /// Those without a participant say nothing of themselves.
     nodes: Mutex<BTreeMap<NodeId, (Peer, Option<Participant>)>>,
@@ -192,7 +195,13 @@ impl Uplink for Wire {
         match message.clone() {
             Up::Answer { key, declined } => training.answer(&self.peer, key, declined).await,
             Up::TrainingFailed { key, reason } => training.failed(&self.peer, key, reason).await,
-            Up::Secure { key, message } => training.secure(&self.peer, key, message).await,
+            Up::Secure { key, message } => {
+                if let SecureUp::Opening(opening) = &*message {
+                    let shares = opening.shares.iter().map(|share| share.share.0.to_string());
+                    self.link.opened.lock().unwrap().extend(shares);
+                }
+                training.secure(&self.peer, key, message).await;
+            }
             Up::Report(_) | Up::Prediction { .. } | Up::Leave => {}
         }
         Ok(())
@@ -354,6 +363,11 @@ impl Village {
     /// A large update as a link stores it.
     pub(crate) async fn store(&self, bytes: Bytes) -> Payload {
         Payload::Stored(put_blob(&self.link.blobs, bytes).await.unwrap())
+    }
+
+    /// Every share of a secret that went over the link, as text.
+    pub(crate) fn opened(&self) -> Vec<String> {
+        self.link.opened.lock().unwrap().clone()
     }
 
     pub(crate) fn records(&self) -> &dyn Records {

@@ -124,6 +124,9 @@ fn each_rule_refuses_what_its_owner_did_not_allow_and_nothing_else() {
     for (most, rule) in [(10, None), (9, Some(Rule::MaxRounds))] {
         check(&NodePolicy { max_rounds: Some(most), ..p() }, &plain_round(), rule);
     }
+    let mut longer = plain_round();
+    longer.key.round = 11;
+    check(&NodePolicy { max_rounds: Some(10), ..p() }, &longer, Some(Rule::MaxRounds));
     let asks = Invitation { retain_updates: true, ..plain_round() };
     for (retain_updates, rule) in [
         (RetainUpdates::Never, Some(Rule::RetainUpdates)),
