@@ -251,7 +251,7 @@ impl Job {
     fn joined(&mut self, now: Now, candidate: Candidate, step: &mut Step) {
         let peer = candidate.peer.clone();
         // A node that comes back may have another policy: it is asked again.
-        if self.record.declined.remove(&peer.name).is_some() {
+        if self.record.declined.remove(&peer.name).is_some() | self.record.excluded.remove(&peer.name).is_some() {
             step.changes.push(self.job_change());
         }
         self.candidates.insert(peer.name.clone(), candidate);
@@ -303,11 +303,22 @@ impl Job {
         match round.say(now, peer, message) {
             Word::Old => self.tell(peer, step),
             Word::New => self.advance(now, step),
+            Word::False(member, why) => {
+                self.exclude(peer.name.clone(), why, step);
+                self.member_changed(Some(member), step);
+                self.advance(now, step);
+            }
             Word::Silenced(member) => {
                 self.member_changed(Some(member), step);
                 self.advance(now, step);
             }
         }
+    }
+
+    /// Leaves a node out of the job's next attempts.
+    fn exclude(&mut self, node: NodeName, why: String, step: &mut Step) {
+        self.record.excluded.insert(node, why);
+        step.changes.push(self.job_change());
     }
 
     /// Sends a member what it has to act on in secure aggregation, if there is something.
@@ -379,6 +390,11 @@ impl Job {
                     // What was damaged in our store is nobody's fault but ours.
                     Some(reason) => self.abandon(now, reason, !masked, step),
                 }
+            }
+            Err(ComputeError::BadShares { node, detail }) => {
+                self.exclude(node.clone(), detail.clone(), step);
+                let reason = format!("the sum cannot be opened: the shares that {node} dealt are wrong: {detail}");
+                self.abandon(now, reason, true, step);
             }
             Err(ComputeError::Unusable(reason)) => self.abandon(now, reason, true, step),
             Err(ComputeError::Store(_)) => step.effects.extend(self.compute(now)),

@@ -42,6 +42,9 @@ pub struct JobRecord {
     /// The newest update of each node that counted in a published round, where nodes keep state of their own for the job.
     #[serde(default)]
     pub receipts: BTreeMap<NodeName, Receipt>,
+    /// Nodes that sent what no honest node sends, and what that was: not invited again until they connect anew.
+    #[serde(default)]
+    pub excluded: BTreeMap<NodeName, String>,
     /// Whose sum of the next round may have been opened already, though no model came of it: another set of nodes would let
     /// their difference be read, so the round is made of exactly these.
     #[serde(default)]
@@ -72,6 +75,7 @@ impl JobRecord {
             model: None,
             state: Vec::new(),
             receipts: BTreeMap::new(),
+            excluded: BTreeMap::new(),
             opening: None,
             rounds_done: 0,
             attempts: 0,

@@ -40,6 +40,7 @@ pub fn fits(data: &DataSummary, need: &DataRequirements) -> bool {
 fn able(job: &JobRecord, candidate: &Candidate) -> bool {
     (job.spec.mobile_friendly || !candidate.node_types.contains(&NodeType::Mobile))
         && !job.declined.contains_key(&candidate.peer.name)
+        && !job.excluded.contains_key(&candidate.peer.name)
 }
 
 fn data_fits(job: &JobRecord, candidate: &Candidate, architecture: &Architecture) -> bool {
@@ -109,6 +110,10 @@ fn missing(job: &JobRecord, connected: usize, eligible: usize) -> String {
     if !job.declined.is_empty() {
         let names: Vec<String> = job.declined.iter().map(|(n, d)| format!("{n} ({})", d.rule)).collect();
         text.push_str(&format!("; declined by themselves: {}", names.join(", ")));
+    }
+    if !job.excluded.is_empty() {
+        let names: Vec<String> = job.excluded.iter().map(|(name, why)| format!("{name} ({why})")).collect();
+        text.push_str(&format!("; left out for what they sent: {}", names.join(", ")));
     }
     text
 }

@@ -73,6 +73,13 @@ pub enum ComputeError {
         /// A sentence.
         detail: String,
     },
+    /// The shares of this member's secrets do not make the secrets that it committed to.
+    BadShares {
+        /// Who dealt them.
+        node: NodeName,
+        /// A sentence.
+        detail: String,
+    },
     /// The strategy cannot use this accepted set; says why.
     Unusable(String),
     /// The store failed; trying again may help.

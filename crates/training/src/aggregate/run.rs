@@ -9,7 +9,7 @@ use aivillage_base::arch::holds_variances;
 use aivillage_base::ports::{BlobReader, BlobWriter, Blobs, Records, StoreError};
 use aivillage_base::wire::BlobRef;
 use aivillage_base::{Digest, NodeName, Task, bundle};
-use aivillage_privacy::secagg::coordinator;
+use aivillage_privacy::secagg::coordinator::{self, Unopened};
 use aivillage_privacy::secagg::mask::{MaskKey, Sign};
 use aivillage_privacy::secagg::ring::Width;
 use aivillage_privacy::secagg::roster::Roster;
@@ -155,9 +155,12 @@ fn unmasking(plan: &ComputePlan, opened: &Opened) -> Result<Vec<(MaskKey, Sign)>
     let survivors: Vec<NodeName> = plan.accepted.iter().map(|(name, _)| name.clone()).collect();
     let commitments = opened.commitments.iter().map(|(name, hash)| (name.clone(), hash.0)).collect();
     let found = coordinator::unmask(&roster, &opened.sharers, &survivors, &commitments, &opened.openings);
-    let found = found.map_err(|e| unusable(e.to_string()))?;
+    let found = found.map_err(|e| match e {
+        Unopened::Wrong { of, why } => ComputeError::BadShares { node: of, detail: why },
+        Unopened::TooFew { .. } => unusable(e.to_string()),
+    })?;
     for (holder, of) in &found.wrong {
-        tracing::warn!(key = %plan.key, %holder, %of, "a share was wrong; the secret was rebuilt without it");
+        tracing::warn!(key = %plan.key, %holder, dealer = %of, "a share was wrong, as dealt or as passed on; the secret was rebuilt without it");
     }
     Ok(found.masks)
 }

@@ -35,8 +35,10 @@ pub enum Word {
     Old,
     /// It is noted.
     New,
-    /// It was false, or an alarm: nothing more is taken from this member, whose record has changed.
+    /// It was an alarm: nothing more is taken from this member, whose record has changed.
     Silenced(MemberRecord),
+    /// It was false, as no honest node's is: nothing more is taken from this member. With what was wrong.
+    False(MemberRecord, String),
 }
 
 /// Which of a member's words a step waits for.
@@ -143,9 +145,12 @@ impl Round {
                     _ => MemberState::Failed { reason: reason.clone() },
                 };
             }
-            said.alarm = Some(reason);
+            said.alarm = Some(reason.clone());
             member.record.secure = Some(Box::new(said));
-            return Word::Silenced(member.record.clone());
+            return match message {
+                SecureUp::Alarm { .. } => Word::Silenced(member.record.clone()),
+                _ => Word::False(member.record.clone(), reason),
+            };
         }
         member.record.secure = Some(Box::new(said));
         Word::New
