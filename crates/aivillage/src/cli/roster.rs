@@ -122,11 +122,11 @@ async fn enrolled(connection: &Connection, environment: &Environment) -> Result<
 
 fn written(path: &Path, error: &std::io::Error) -> CliError {
     let told = CliError::new(ExitCode::Failed, format!("cannot write {}: {error}", path.display()));
-    match error.kind() {
-        std::io::ErrorKind::AlreadyExists => CliError { code: ExitCode::Conflict, ..told }
-            .hint("a roster is not overwritten, others may have signed it: choose another name, or remove it"),
-        _ => told,
+    if error.kind() != std::io::ErrorKind::AlreadyExists {
+        return told;
     }
+    CliError { code: ExitCode::Conflict, ..told }
+        .hint("a roster is not overwritten, others may have signed it: choose another name, or remove it")
 }
 
 fn read(path: &Path) -> Result<Roster, CliError> {
@@ -144,11 +144,11 @@ fn read(path: &Path) -> Result<Roster, CliError> {
 }
 
 fn sign(args: &SignArgs, environment: &Environment) -> Result<(), CliError> {
-    let mut roster = read(&args.file).map_err(|e| match e.code {
-        ExitCode::Refused => {
-            e.hint("take the signatures out of the file if its nodes are right, and let all sign again")
+    let mut roster = read(&args.file).map_err(|e| {
+        if e.code != ExitCode::Refused {
+            return e;
         }
-        _ => e,
+        e.hint("take the signatures out of the file if its nodes are right, and let all sign again")
     })?;
     let identity = match (&args.dir, &args.key) {
         (Some(dir), _) => NodeFolder::open(dir)?.sealed(environment.seal()).existing_identity()?,

@@ -11,9 +11,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use aivillage_base::Digest;
 use aivillage_base::wire::secure::{Advert, RegistryHead};
+use aivillage_base::{Digest, ErrorKind};
 use aivillage_link::{Chain, Entry, LinkClient, LinkError, Reason};
 use aivillage_privacy::secagg::roster::Alarm;
 use aivillage_training::participant::Registry;
@@ -21,6 +22,10 @@ use async_trait::async_trait;
 
 /// Longest chain that is read: 100,000 enrolments and revocations take some 40 MB.
 const ENTRIES_MAX: u64 = 100_000;
+
+/// Pauses between two tries to reach a gateway.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Whoever can be asked for entries.
 #[async_trait]
@@ -99,11 +104,26 @@ impl FolderRegistry {
         self.chain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Asks until there is an answer: a gateway that restarts costs no round. Who waits gives up with the round.
+    async fn asked(&self, after: u64) -> Result<Vec<Entry>, LinkError> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.source.entries(after).await {
+                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    tracing::debug!(%error, "the enrolments are asked for again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     /// What follows `head`: nothing if that was all. The first entry asked for is the one this node knows already, so that a
     /// gateway whose registry has become shorter or another one is found out.
     async fn part(&self, head: RegistryHead) -> Result<Vec<Entry>, Alarm> {
         let fork = |detail: String| Alarm::new("fork", detail);
-        let mut entries = match self.source.entries(head.sequence.saturating_sub(1)).await {
+        let mut entries = match self.asked(head.sequence.saturating_sub(1)).await {
             Ok(entries) => entries,
             // A gateway from before there was a registry.
             Err(LinkError::Refused { reason: Reason::NotFound, .. }) if head.sequence == 0 => return Ok(Vec::new()),

@@ -1,5 +1,7 @@
 //! A node's view of the registry, against gateways that tell the truth and others.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use aivillage_base::wire::Peer;
 use aivillage_base::wire::secure::Hex;
 use aivillage_base::{NodeId, NodeName};
@@ -11,13 +13,16 @@ fn name(key: u8) -> NodeName {
     NodeName::new(format!("n{key}")).unwrap()
 }
 
-/// A gateway that shows these entries; None = it knows no such path.
+/// A gateway that shows these entries; None = it knows no such path. It cannot be reached so many times.
 #[derive(Debug)]
-struct Shows(Mutex<Option<Chain>>);
+struct Shows(Mutex<Option<Chain>>, AtomicU32);
 
 #[async_trait]
 impl Source for Shows {
     async fn entries(&self, after: u64) -> Result<Vec<Entry>, LinkError> {
+        if self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(LinkError::Unreachable { address: "here".into(), cause: "it restarts".into() });
+        }
         let chain = self.0.lock().unwrap().clone();
         let none = LinkError::Refused { reason: Reason::NotFound, detail: String::new() };
         // Two at a time: reading goes on part by part.
@@ -47,7 +52,10 @@ struct Bench {
 
 impl Bench {
     fn new(keys: &[u8]) -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), gateway: Arc::new(Shows(Mutex::new(Some(chain(keys))))) }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            gateway: Arc::new(Shows(Mutex::new(Some(chain(keys))), AtomicU32::new(0))),
+        }
     }
 
     fn shows(&self, chain: Option<Chain>) {
@@ -112,6 +120,15 @@ async fn under_an_older_gateway_nobody_may_have_seen_a_registry() {
     registry.refresh().await.unwrap();
     registry.check(&advert(1, RegistryHead::default())).unwrap();
     assert_eq!(registry.check(&advert(1, chain(&[1]).head())).unwrap_err().check, "fork");
+}
+
+#[tokio::test]
+async fn a_gateway_that_restarts_is_asked_again() {
+    let bench = Bench::new(&[1, 2, 3]);
+    bench.gateway.1.store(2, Ordering::SeqCst);
+    let registry = bench.open();
+    registry.refresh().await.unwrap();
+    assert_eq!((registry.head().sequence, bench.gateway.1.load(Ordering::SeqCst)), (3, 0), "it failed twice");
 }
 
 #[tokio::test]
