@@ -3,12 +3,19 @@
 use serde_json::{Map, json};
 
 use aivillage_base::ports::Scan;
+use aivillage_base::wire::RoundKey;
+use aivillage_base::wire::secure::{RegistryHead, SecureUp};
+use aivillage_privacy::secagg::participant::Participant;
+use aivillage_privacy::secagg::signed::Context;
 use aivillage_training::participant::NodePolicy;
+use aivillage_training::participant::secure::SystemRandom;
+use aivillage_training::secure::{WITHSTANDS, terms};
+use aivillage_training::strategy::Weighting;
 use aivillage_training::view::JobStatus;
 use aivillage_training::{JobRequest, StrategyChoice, TrainingError};
 
 use super::LARGE;
-use super::village::{Village, request};
+use super::village::{Village, peer, request, signer};
 
 fn secure(request: JobRequest) -> JobRequest {
     JobRequest { privacy_techniques: Some(vec!["secure_aggregation".into()]), ..request }
@@ -157,4 +164,32 @@ async fn no_share_of_a_secret_is_left_in_records_views_or_logs() {
     for needle in needles {
         assert!(!written.contains(&needle), "a share is left");
     }
+}
+
+#[tokio::test]
+async fn who_sends_false_keys_is_named_and_left_out_and_the_rest_goes_on() {
+    let mut village = Village::new(3, &["a", "b", "c"]).await;
+    village.join_mute("m").await;
+    let job = village.training().create(secure(request(2, 3))).await.unwrap();
+    let view = village.until(&job, |view| view.current.as_ref().is_some_and(|r| r.members.len() == 4)).await;
+    let key = RoundKey { job: job.clone(), round: 1, attempt: view.current.unwrap().attempt };
+    // Keys for another context than the round's.
+    let terms = terms(WITHSTANDS, (3, 4), Weighting::Examples, 16).unwrap();
+    let (signer, m) = (signer("m"), peer("m"));
+    let machine = Participant::begin(
+        Context([1; 32]),
+        terms,
+        m.name.clone(),
+        RegistryHead::default(),
+        &signer,
+        &mut SystemRandom,
+    );
+    let advert = SecureUp::Advert(Box::new(machine.advert().clone()));
+    village.training().secure(&m, key, Box::new(advert)).await;
+    village.completed(&job).await;
+    let view = village.training().status(&job).await.unwrap();
+    let first = view.rounds[0].members.iter().find(|member| member.name == m.name).unwrap();
+    assert_eq!(first.status, "failed");
+    assert!(first.reason.as_ref().unwrap().starts_with("signature: "), "{first:?}");
+    assert!(view.rounds[1].members.iter().all(|member| member.name != m.name), "it is not asked again");
 }
