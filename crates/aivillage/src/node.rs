@@ -9,6 +9,7 @@
 mod bench;
 mod commands;
 mod folder;
+mod hours;
 mod keys;
 mod measure;
 mod pins;
@@ -218,8 +219,11 @@ pub async fn run(options: NodeOptions, enrolment: Enrolment, cancel: Cancellatio
     let worker = worker(&abilities.config, cache, &uplink, &clock);
     let (sender, receiver) = mpsc::channel(MESSAGES);
     let stream = client.run(sender, cancel.clone());
+    let hours = abilities.config.privacy.hours.clone();
+    let reporting = hours::reporting(hours, clock, Arc::clone(&uplink), Arc::clone(&log), report.clone());
     let node = Node { uplink, participant, worker, log, report, serves: abilities.config.serve };
     tokio::select! {
+        never = reporting => match never {},
         ended = stream => ended.map_err(|e| CliError::new(ExitCode::Refused, e.to_string())
             .hint("if that is not meant: ask the gateway's operator for a new token and join with a new folder")),
         () = node.serve(receiver) => Ok(()),

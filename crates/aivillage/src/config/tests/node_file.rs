@@ -261,16 +261,73 @@ fn two_sources_of_one_name_are_refused() {
 fn the_section_that_was_renamed_names_each_new_key() {
     refused(
         "serve: true\npolicy:\n  allow_plain_updates: false\n  allow_retained_updates: true\n  max_rounds: 3\n",
-        expect![[r#""#]],
+        expect![[r#"
+            error: the section `policy` is called `privacy` now
+             --> node.yaml:2:1
+              |
+            2 | policy:
+              | ^^^^^^
+              = `allow_plain_updates: false` is `privacy.require_secure_aggregation: true`; `allow_retained_updates: true` is `privacy.retain_updates: if_asked`; `max_rounds` is `privacy.max_rounds`
+
+            configuration: 1 fault; nothing was started"#]],
     );
-    refused("policy:\n", expect![[r#""#]]);
+    refused(
+        "policy:\n",
+        expect![[r#"
+        error: the section `policy` is called `privacy` now
+         --> node.yaml:1:1
+          |
+        1 | policy:
+          | ^^^^^^
+          = write the node's rules below `privacy`
+
+        configuration: 1 fault; nothing was started"#]],
+    );
 }
 
 #[test]
 fn bounds_of_rules_are_checked() {
     refused(
         "privacy:\n  min_cohort: 2\n  max_clip: 0\n  allowed_publishers: ada\n  allowed_job_types: [standart]\n  retain_updates: always\n  hours: [\"22-06\"]\n",
-        expect![[r#""#]],
+        expect![[r#"
+            error: `privacy.min_cohort` is the number 2, but must be a whole number from 3 to 100000 (updates in a sum)
+             --> node.yaml:2:15
+              |
+            2 |   min_cohort: 2
+              |               ^
+
+            error: `privacy.max_clip` is the number 0, but must be a number above 0, at most 1000000000 (L2 norm)
+             --> node.yaml:3:13
+              |
+            3 |   max_clip: 0
+              |             ^
+
+            error: `privacy.allowed_publishers` is the text `ada`, but must be a list of names of 1 to 200 characters
+             --> node.yaml:4:23
+              |
+            4 |   allowed_publishers: ada
+              |                       ^^^
+
+            error: `privacy.allowed_job_types` item 1 is the text `standart`, but must be one of standard, evaluation, statistics, privacy_audit
+             --> node.yaml:5:23
+              |
+            5 |   allowed_job_types: [standart]
+              |                       ^^^^^^^^
+              = did you mean `standard`?
+
+            error: `privacy.retain_updates` is the text `always`, but must be one of never, withheld, if_asked
+             --> node.yaml:6:19
+              |
+            6 |   retain_updates: always
+              |                   ^^^^^^
+
+            error: `privacy.hours` item 1 is the text `22-06`, but must be hours such as 22:00-06:00 (UTC) or 22:00-06:00+02:00
+             --> node.yaml:7:11
+              |
+            7 |   hours: ["22-06"]
+              |           ^^^^^^^
+
+            configuration: 6 faults; nothing was started"#]],
     );
 }
 
