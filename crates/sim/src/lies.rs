@@ -68,17 +68,20 @@ pub struct Liar {
 impl Conduct for Liar {
     fn tells(&self, to: &Peer, node: usize, message: Down) -> Down {
         let half = node.is_multiple_of(2);
-        match message {
-            Down::Invite(mut invitation) if self.lie == Lie::OtherTerms && half && self.lies(&invitation.key) => {
-                invitation.training.learning_rate *= 2.0;
-                Down::Invite(invitation)
-            }
-            Down::Secure { key, mut message } if self.lies(&key) => {
-                self.change(to, half, &mut message);
-                Down::Secure { key, message }
-            }
-            honest => honest,
+        let mut message = message;
+        if let Down::Invite(invitation) = &mut message
+            && self.lie == Lie::OtherTerms
+            && half
+            && self.lies(&invitation.key)
+        {
+            invitation.training.learning_rate *= 2.0;
         }
+        if let Down::Secure { key, message } = &mut message
+            && self.lies(key)
+        {
+            self.change(to, half, message);
+        }
+        message
     }
 }
 

@@ -433,8 +433,9 @@ impl Job {
 
     fn member_changed(&mut self, member: Option<MemberRecord>, step: &mut Step) {
         if let (Some(member), Some(round)) = (member, &self.round) {
-            let event = EventKind::Member { round: round.key().round, member: member.view(round.key().round) };
-            step.changes.push(Change::Member(round.key().clone(), member));
+            let event =
+                EventKind::Member { round: round.key().round, member: Box::new(member.view(round.key().round)) };
+            step.changes.push(Change::Member(round.key().clone(), Box::new(member)));
             step.effects.push(Effect::Event(event));
         }
     }

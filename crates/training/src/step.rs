@@ -96,7 +96,7 @@ pub enum Change {
     /// An attempt's record, of which only the time spent has changed.
     Noted(Box<RoundRecord>),
     /// A member's record while the attempt is under way.
-    Member(RoundKey, MemberRecord),
+    Member(RoundKey, Box<MemberRecord>),
     /// A small update.
     Payload(RoundKey, NodeName, Bytes),
     /// Member records and small updates of an ended attempt are no longer needed.

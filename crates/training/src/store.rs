@@ -47,7 +47,7 @@ pub fn batch(changes: Vec<Change>, fence: Option<Fence>) -> Batch {
         match change {
             Change::Job(record) => batch.put(JOBS, record.spec.job_id.as_str(), &*record),
             Change::Round(record) | Change::Noted(record) => batch.put(ROUNDS, round_key(&record.key), &*record),
-            Change::Member(key, record) => batch.put(MEMBERS, member_key(&key, &record.peer.name), &record),
+            Change::Member(key, record) => batch.put(MEMBERS, member_key(&key, &record.peer.name), &*record),
             Change::Payload(key, node, bytes) => batch.writes.push(Write {
                 table: PAYLOADS,
                 key: member_key(&key, &node),
@@ -90,12 +90,12 @@ fn name(changes: &[Change]) -> &'static str {
 /// What the step is called that brought an attempt to where it waits.
 fn step_name(record: &RoundRecord) -> &'static str {
     let Some(secure) = &record.secure else { return "round_opened" };
-    match record.stage {
-        Stage::Keying if secure.roster.is_empty() => "round_opened",
-        Stage::Keying => "roster_fixed",
-        Stage::Collecting => "sharers_fixed",
-        _ if secure.agreed.is_empty() => "survivors_fixed",
-        _ => "agreements_fixed",
+    match (&record.stage, secure.agreed.is_empty()) {
+        (Stage::Keying, _) if secure.roster.is_empty() => "round_opened",
+        (Stage::Keying, _) => "roster_fixed",
+        (Stage::Collecting, _) => "sharers_fixed",
+        (_, true) => "survivors_fixed",
+        (_, false) => "agreements_fixed",
     }
 }
 

@@ -141,7 +141,7 @@ impl Store {
                     self.saved.attempts.sort_by(|a, b| a.key.cmp(&b.key));
                 }
                 Change::Member(key, member) => {
-                    self.members.insert((key, member.peer.name.clone()), member);
+                    self.members.insert((key, member.peer.name.clone()), *member);
                 }
                 Change::Payload(key, node, bytes) => {
                     self.payloads.insert((key, node), bytes);

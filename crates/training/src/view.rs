@@ -220,7 +220,7 @@ pub enum EventKind {
         /// Round.
         round: u32,
         /// The member.
-        member: MemberView,
+        member: Box<MemberView>,
     },
     /// A round ended: published or abandoned.
     RoundEnded(Box<RoundView>),

@@ -47,7 +47,7 @@ fn without_lies_the_same_villages_finish() {
 }
 
 fn place(seed: u64) -> usize {
-    usize::try_from(seed).unwrap() % Lie::ALL.len()
+    usize::try_from(seed).expect("seeds are small") % Lie::ALL.len()
 }
 
 fn lie_of(seed: u64) -> Lie {
@@ -58,7 +58,7 @@ fn hostile(seed: u64) -> Plan {
     Plan {
         nodes: 5,
         min_participants: 4,
-        strategy: strategy::named("fedavg", &serde_json::Map::new()).unwrap(),
+        strategy: strategy::named("fedavg", &serde_json::Map::new()).expect("a strategy without settings"),
         secure: true,
         retain_updates: false,
         cancel_last: false,

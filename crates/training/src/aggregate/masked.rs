@@ -6,12 +6,17 @@
 
 use std::fmt::Debug;
 
+use aivillage_base::NodeName;
+use aivillage_privacy::secagg::coordinator::{self, Unopened};
 use aivillage_privacy::secagg::mask::{self, MaskKey, Sign};
 use aivillage_privacy::secagg::ring::{self, Width};
+use aivillage_privacy::secagg::roster::Roster;
+use aivillage_privacy::secagg::signed::Context;
 use serde::{Deserialize, Serialize};
 
 use super::{Sums, WorkError};
-use crate::secure::{BEHIND, Behind};
+use crate::secure::{BEHIND, Behind, width as width_of};
+use crate::step::{ComputeError, ComputePlan, Opened};
 
 /// What is learnt of a masked round beside its model.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -94,4 +99,28 @@ impl Sums for Masked<'_> {
         ring::centre_all(out, self.width);
         Ok(())
     }
+}
+
+/// The ring that the plan's masked updates are in.
+pub(super) fn ring(opened: &Opened) -> Result<Width, ComputeError> {
+    let width = width_of(&opened.terms);
+    width.ok_or_else(|| ComputeError::Unusable(format!("there is no ring of {} bits", opened.terms.bits)))
+}
+
+/// The masks that the survivors' sum still has.
+pub(super) fn unmasking(plan: &ComputePlan, opened: &Opened) -> Result<Vec<(MaskKey, Sign)>, ComputeError> {
+    let unusable = |why: String| ComputeError::Unusable(format!("the sum cannot be opened: {why}"));
+    let roster = Roster::new(Context(opened.ctx.0), &opened.terms, opened.adverts.clone());
+    let roster = roster.map_err(|alarm| unusable(alarm.to_string()))?;
+    let survivors: Vec<NodeName> = plan.accepted.iter().map(|(name, _)| name.clone()).collect();
+    let commitments = opened.commitments.iter().map(|(name, hash)| (name.clone(), hash.0)).collect();
+    let found = coordinator::unmask(&roster, &opened.sharers, &survivors, &commitments, &opened.openings);
+    let found = found.map_err(|e| match e {
+        Unopened::Wrong { of, why } => ComputeError::BadShares { node: of, detail: why },
+        Unopened::TooFew { .. } => unusable(e.to_string()),
+    })?;
+    for (holder, of) in &found.wrong {
+        tracing::warn!(key = %plan.key, %holder, dealer = %of, "a share was wrong, as dealt or as passed on; the secret was rebuilt without it");
+    }
+    Ok(found.masks)
 }

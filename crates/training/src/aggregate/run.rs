@@ -9,20 +9,15 @@ use aivillage_base::arch::holds_variances;
 use aivillage_base::ports::{BlobReader, BlobWriter, Blobs, Records, StoreError};
 use aivillage_base::wire::BlobRef;
 use aivillage_base::{Digest, NodeName, Task, bundle};
-use aivillage_privacy::secagg::coordinator::{self, Unopened};
-use aivillage_privacy::secagg::mask::{MaskKey, Sign};
-use aivillage_privacy::secagg::ring::Width;
-use aivillage_privacy::secagg::roster::Roster;
-use aivillage_privacy::secagg::signed::Context;
 use bytes::Bytes;
 
 use super::layout::Layout;
-use super::masked::{Masked, PackedRows};
+use super::masked::{Masked, PackedRows, ring, unmasking};
 use super::parallel::{Threads, each};
 use super::{Floats, RowError, Rows, Tensor, WAVE, Wave, Work, WorkError, simd};
 use crate::record::StateSlot;
 use crate::secure;
-use crate::step::{ComputeError, ComputePlan, Made, Opened};
+use crate::step::{ComputeError, ComputePlan, Made};
 use crate::store;
 use crate::strategy::Contribution;
 
@@ -98,7 +93,7 @@ pub async fn run_with(
         threads: options.threads,
     };
     let values = layout.shared * planes;
-    let ring = plan.opened.as_ref().map(|opened| ring(opened)).transpose()?;
+    let ring = plan.opened.as_ref().map(ring).transpose()?;
     let bytes = ring.map_or(values as u64 * 4, |width| secure::payload_bytes(values, width));
     let mut updates = Updates::new(plan, blobs, values, bytes)?;
     updates.verify(options)?;
@@ -140,29 +135,6 @@ async fn write_wave(out: &mut [Out], wave: Option<Wave>) -> Result<(), ComputeEr
         out.write(bytes).await?;
     }
     Ok(())
-}
-
-fn ring(opened: &Opened) -> Result<Width, ComputeError> {
-    let width = secure::width(&opened.terms);
-    width.ok_or_else(|| ComputeError::Unusable(format!("there is no ring of {} bits", opened.terms.bits)))
-}
-
-/// The masks that the survivors' sum still has.
-fn unmasking(plan: &ComputePlan, opened: &Opened) -> Result<Vec<(MaskKey, Sign)>, ComputeError> {
-    let unusable = |why: String| ComputeError::Unusable(format!("the sum cannot be opened: {why}"));
-    let roster = Roster::new(Context(opened.ctx.0), &opened.terms, opened.adverts.clone());
-    let roster = roster.map_err(|alarm| unusable(alarm.to_string()))?;
-    let survivors: Vec<NodeName> = plan.accepted.iter().map(|(name, _)| name.clone()).collect();
-    let commitments = opened.commitments.iter().map(|(name, hash)| (name.clone(), hash.0)).collect();
-    let found = coordinator::unmask(&roster, &opened.sharers, &survivors, &commitments, &opened.openings);
-    let found = found.map_err(|e| match e {
-        Unopened::Wrong { of, why } => ComputeError::BadShares { node: of, detail: why },
-        Unopened::TooFew { .. } => unusable(e.to_string()),
-    })?;
-    for (holder, of) in &found.wrong {
-        tracing::warn!(key = %plan.key, %holder, dealer = %of, "a share was wrong, as dealt or as passed on; the secret was rebuilt without it");
-    }
-    Ok(found.masks)
 }
 
 fn tensors(plan: &ComputePlan) -> Result<Vec<Tensor>, ComputeError> {

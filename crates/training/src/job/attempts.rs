@@ -10,7 +10,7 @@ impl Job {
         while let Some(round) = self.round.as_mut().filter(|r| r.waits()) {
             match round.verdict(now) {
                 Verdict::Wait => return,
-                verdict => self.act(now, verdict, step),
+                verdict @ (Verdict::Next | Verdict::Close | Verdict::Abandon { .. }) => self.act(now, verdict, step),
             }
         }
     }
@@ -34,9 +34,13 @@ impl Job {
                         match member.state {
                             // What it said of keys is for the record, not for people.
                             MemberState::Invited | MemberState::Counted(_) => {
-                                step.changes.push(Change::Member(key.clone(), member));
+                                step.changes.push(Change::Member(key.clone(), Box::new(member)));
                             }
-                            _ => self.member_changed(Some(member), step),
+                            MemberState::Declined(_)
+                            | MemberState::Failed { .. }
+                            | MemberState::Refused { .. }
+                            | MemberState::Carried
+                            | MemberState::Silent => self.member_changed(Some(member), step),
                         }
                     }
                     match publishing {
@@ -248,7 +252,7 @@ impl Job {
         step.changes.push(self.job_change());
         step.changes.push(Change::Round(Box::new(round.record(now))));
         for member in round.members() {
-            step.changes.push(Change::Member(key.clone(), member));
+            step.changes.push(Change::Member(key.clone(), Box::new(member)));
         }
         let carried = |peer: &&Peer| round.member(&peer.name).is_some_and(|m| m.base.is_some());
         let invited: Vec<Peer> = cohort.iter().filter(|peer| !carried(peer)).cloned().collect();

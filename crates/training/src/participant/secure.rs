@@ -113,10 +113,13 @@ pub fn changed(peer: &Peer, known: &NodeId) -> String {
 
 /// [`Contexts`] in memory.
 #[derive(Debug, Default)]
-pub struct MemoryContexts(Mutex<(BTreeSet<[u8; 32]>, BTreeMap<[u8; 32], [u8; 32]>)>);
+pub struct MemoryContexts(Mutex<Begun>);
+
+/// Contexts, and whose sum was opened over which model.
+type Begun = (BTreeSet<[u8; 32]>, BTreeMap<[u8; 32], [u8; 32]>);
 
 impl MemoryContexts {
-    fn lock(&self) -> std::sync::MutexGuard<'_, (BTreeSet<[u8; 32]>, BTreeMap<[u8; 32], [u8; 32]>)> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Begun> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -149,7 +149,9 @@ impl Round {
             member.record.secure = Some(Box::new(said));
             return match message {
                 SecureUp::Alarm { .. } => Word::Silenced(member.record.clone()),
-                _ => Word::False(member.record.clone(), reason),
+                SecureUp::Advert(_) | SecureUp::Shares(_) | SecureUp::Agreement(_) | SecureUp::Opening(_) => {
+                    Word::False(member.record.clone(), reason)
+                }
             };
         }
         member.record.secure = Some(Box::new(said));
@@ -276,10 +278,9 @@ impl Round {
     pub(super) fn step_verdict(&self, now: Now) -> Verdict {
         let (heard, waiting, enough) = self.step_state(now);
         let elapsed = self.elapsed(now);
-        let late = match self.record.stage {
-            Stage::Keying => elapsed >= self.limits.timeout_ms,
-            _ => elapsed >= self.step_ms + self.limits.timeout_ms,
-        };
+        let keying = self.record.stage == Stage::Keying;
+        let since_ms = if keying { 0 } else { self.step_ms };
+        let late = elapsed >= since_ms + self.limits.timeout_ms;
         if enough && (late || !waiting) {
             return Verdict::Next;
         }
@@ -287,11 +288,11 @@ impl Round {
             return Verdict::Wait;
         }
         let Some(secure) = self.secure() else { return Verdict::Wait };
-        let (what, needed) = match self.record.stage {
-            Stage::Keying if secure.roster.is_empty() => ("sent keys", self.limits.min),
-            Stage::Keying => ("sent shares of their keys", self.needed()),
-            _ if secure.agreed.is_empty() => ("vouch for the survivors", self.needed()),
-            _ => ("opened their shares", self.needed()),
+        let (what, needed) = match (keying, secure.roster.is_empty(), secure.agreed.is_empty()) {
+            (true, true, _) => ("sent keys", self.limits.min),
+            (true, false, _) => ("sent shares of their keys", self.needed()),
+            (false, _, true) => ("vouch for the survivors", self.needed()),
+            (false, _, false) => ("opened their shares", self.needed()),
         };
         let when = if late { "at the deadline " } else { "" };
         self.abandoned(format!("{when}{} of the {needed} needed participants {what}", heard.len()))

@@ -8,6 +8,7 @@ use aivillage_privacy::secagg::roster;
 use super::{Faults, JobRequest, JobSpec, TECHNIQUES};
 use crate::config::TrainingConfig;
 use crate::secure::{self, COHORT_MAX, TECHNIQUE, WITHSTANDS};
+use crate::strategy::Weighting;
 
 /// Parameters of secure aggregation, keys of `privacy`.
 const PARAMETERS: [&str; 3] = ["corrupt", "dropout", "clip"];
@@ -152,6 +153,11 @@ pub(super) fn check(spec: &JobSpec, faults: &mut Faults) {
         );
         return;
     }
+    check_sizes(spec, withstands, weighting, faults);
+}
+
+/// A ring and a threshold for every size that a cohort of the job can have.
+fn check_sizes(spec: &JobSpec, withstands: Withstands, weighting: Weighting, faults: &mut Faults) {
     for cohort in spec.min_participants..=spec.max_participants {
         match secure::terms(withstands, (spec.min_participants, cohort), weighting, spec.max_examples) {
             Err(overflow) => {

@@ -376,7 +376,7 @@ impl EventBody {
                 let invited = invited.iter().map(ToString::to_string).collect();
                 ("round_opened", Self::RoundOpened { round, attempt, invited })
             }
-            EventKind::Member { round, member } => ("member", Self::Member { round, member: member.into() }),
+            EventKind::Member { round, member } => ("member", Self::Member { round, member: (*member).into() }),
             EventKind::RoundEnded(round) => ("round_ended", Self::RoundEnded(Box::new((*round).into()))),
         }
     }
