@@ -1,5 +1,6 @@
 //! Jobs through the door: create, list, watch, cancel.
 
+use aivillage_base::wire::policy::NodePolicy;
 use serde_json::{Value, json};
 
 use crate::client::PATIENCE;
@@ -41,6 +42,52 @@ async fn a_job_without_an_id_gets_one() {
     // A job that names no strategy is told which one it got.
     let status = village.get(&format!("/v1/federated/training/status/{id}")).send().await.ok();
     assert_eq!(status["strategy"], "fedavg");
+}
+
+#[tokio::test]
+async fn a_job_names_who_created_it_whatever_the_body_says() {
+    let village = Village::start().await;
+    let callers = [
+        ("anonymous", None, "anonymous"),
+        ("client", Some(&village.client), "alice"),
+        ("admin", Some(&village.admin), "operator"),
+        ("environment", Some(&"env-secret".to_owned()), "environment"),
+    ];
+    for (id, key, name) in callers {
+        let mut body = job();
+        body["job_id"] = id.into();
+        let mut request = village.post(CREATE);
+        if let Some(key) = key {
+            request = request.key(key);
+        }
+        request.json(&body).send().await.ok();
+        let status = village.get(&format!("/v1/federated/training/status/{id}")).send().await.ok();
+        assert_eq!(status["publisher"], name);
+    }
+    let mut body = job();
+    body["publisher"] = "somebody".into();
+    village.post(CREATE).json(&body).send().await.problem(400);
+}
+
+#[tokio::test]
+async fn a_job_that_too_few_nodes_would_accept_is_told_so_and_waits() {
+    let village = Village::start().await;
+    let strict = NodePolicy { require_secure_aggregation: true, max_rounds: Some(2), ..NodePolicy::default() };
+    village.node.arrive_with(Some(strict)).await;
+    let answer = village.post(CREATE).json(&job()).send().await.ok();
+    let rules: Vec<_> = answer["warnings"].as_array().unwrap().iter().map(|w| (&w["rule"], &w["nodes"])).collect();
+    assert_eq!(
+        rules,
+        [(&json!("max_rounds"), &json!(1)), (&json!("require_secure_aggregation"), &json!(1))],
+        "{answer}"
+    );
+    let detail = answer["warnings"][0]["detail"].as_str().unwrap();
+    assert!(detail.contains("0 would accept, and 1 are needed"), "{detail}");
+    let mut short = job();
+    short["job_id"] = "short".into();
+    village.node.arrive_with(Some(NodePolicy::default())).await;
+    let answer = village.post(CREATE).json(&short).send().await.ok();
+    assert_eq!(answer, json!({"job_id": "short", "status": "created"}), "enough would");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aivillage_base::ports::{Blobs, Payload, Records, Sent, Transport};
 use aivillage_base::time::{Clock, SystemClock};
+use aivillage_base::wire::policy::NodePolicy;
 use aivillage_base::wire::{
     BlobRef, DataSummary, Down, LocalMetrics, NodeReport, NodeType, Peer, UpdateHeader, UpdateReply,
 };
@@ -204,8 +205,13 @@ pub(crate) struct Node {
 impl Node {
     /// Connects with ten rows of two features and two classes.
     pub(crate) async fn arrive(&self) {
+        self.arrive_with(None).await;
+    }
+
+    /// Connects as a node whose owner allows no more than this.
+    pub(crate) async fn arrive_with(&self, policy: Option<NodePolicy>) {
         let report = NodeReport {
-            policy: None,
+            policy,
             version: "0".into(),
             node_types: vec![NodeType::Edge],
             compute_gflops: 1.0,
