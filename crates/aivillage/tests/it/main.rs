@@ -21,6 +21,7 @@ mod norm;
 mod preview;
 mod process;
 mod quickstart;
+mod rules;
 mod secrets;
 mod training;
 mod trust;

@@ -52,7 +52,7 @@ async fn a_preview_says_which_rule_of_the_node_would_refuse() {
     village.ended("short").await;
     let yaml = dir.path().join("north/node.yaml");
     let text = std::fs::read_to_string(&yaml).unwrap();
-    let rules = "privacy:\n  allowed_recipes: [logistic_regression]\n  min_cohort: 5\n  max_rounds: 1\n";
+    let rules = "privacy:\n  allowed_recipes: [logistic_regression]\n  min_cohort: 5\n  max_rounds: 2\n";
     std::fs::write(&yaml, format!("{text}{rules}")).unwrap();
     let error = preview(&village, "short", "north", &[]).refused(8);
     assert!(error.contains("(allowed_recipes)") && error.contains("(min_cohort)"), "all that refuse: {error}");
