@@ -11,6 +11,7 @@
 //! Must not know: how messages travel, what the values mean.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rand_core::CryptoRng;
 use sha2::{Digest as _, Sha256};
@@ -55,6 +56,8 @@ struct Joined {
     shares: Shares,
     /// By place: who it is a share of.
     held: BTreeMap<usize, Held>,
+    /// By place: what the boxes to and from a neighbour are sealed under, computed once for both.
+    box_secrets: BTreeMap<usize, Zeroizing<[u8; 32]>>,
 }
 
 /// A participant of one context.
@@ -167,25 +170,25 @@ impl Participant {
     /// another roster came before.
     pub fn roster(
         &mut self,
-        adverts: Vec<Advert>,
+        adverts: impl Into<Arc<[Advert]>>,
         vouch: Vouch<'_>,
         signer: &dyn Signer,
         rng: &mut impl CryptoRng,
     ) -> Result<Shares, Alarm> {
         self.alive()?;
-        let result = self.join(adverts, vouch, signer, rng);
+        let result = self.join(adverts.into(), vouch, signer, rng);
         self.silenced(result)
     }
 
     fn join(
         &mut self,
-        adverts: Vec<Advert>,
+        adverts: Arc<[Advert]>,
         vouch: Vouch<'_>,
         signer: &dyn Signer,
         rng: &mut impl CryptoRng,
     ) -> Result<Shares, Alarm> {
         if let Some(joined) = &self.joined {
-            let same = joined.roster.adverts() == adverts;
+            let same = joined.roster.adverts() == &*adverts;
             let other = || Alarm::new("equivocation", "a second roster was sent for one context");
             return if same { Ok(joined.shares.clone()) } else { Err(other()) };
         }
@@ -206,6 +209,7 @@ impl Participant {
         let mask_keys = split(&self.mask_pair.seed(), rng)?;
         let seeds = split(&self.seed, rng)?;
         let (mut boxes, mut held) = (Vec::with_capacity(holders.len()), BTreeMap::new());
+        let mut box_secrets = BTreeMap::new();
         for ((holder, mask_key), seed) in holders.iter().zip(&mask_keys).zip(&seeds) {
             if *holder == index {
                 let own = Held { mask_key: Zeroizing::new(mask_key.value), seed: Zeroizing::new(seed.value) };
@@ -213,7 +217,9 @@ impl Participant {
                 continue;
             }
             let text = Zeroizing::new([mask_key.value, seed.value].concat());
-            let key = self.box_key(&roster, *holder, (index, *holder))?;
+            let secret = self.box_secret(&roster, *holder)?;
+            let key = self.box_key(&secret, (index, *holder));
+            box_secrets.insert(*holder, secret);
             let sealed = keys::seal(&key, &aad(&roster, (index, *holder)), &text, rng);
             let sealed = Hex(sealed.try_into().expect("invariant: two shares of 32 bytes make a box of 92"));
             boxes.push(SealedShares { with: roster.adverts()[*holder].peer.name.clone(), sealed });
@@ -221,19 +227,22 @@ impl Participant {
         let mut shares =
             Shares { roster: roster.hash(), boxes, commitment: Hex(keys::commit(&self.seed)), signature: Hex([0; 64]) };
         shares.signature = sign(signer, self.ctx, Step::Shares, &[&shares_digest(&shares)]);
-        self.joined = Some(Joined { roster, index, shares: shares.clone(), held });
+        self.joined = Some(Joined { roster, index, shares: shares.clone(), held, box_secrets });
         Ok(shares)
     }
 
-    /// The key of the box that goes from one to another of which it is one.
-    fn box_key(&self, roster: &Roster, other: usize, (from, to): (usize, usize)) -> Result<Zeroizing<[u8; 32]>, Alarm> {
+    /// What the keys of the boxes to and from another derive from.
+    fn box_secret(&self, roster: &Roster, other: usize) -> Result<Zeroizing<[u8; 32]>, Alarm> {
         let advert = &roster.adverts()[other];
         let shared = self.box_pair.shared(&advert.box_key.0);
         let shared = shared.map_err(|e| Alarm::new("weak_key", format!("{}: {e}", advert.peer.name)))?;
-        // One key a direction: the two boxes of a pair never share a key.
-        let direction = keys::derive(&shared, &self.ctx.0, BOX);
+        Ok(keys::derive(&shared, &self.ctx.0, BOX))
+    }
+
+    /// The key of the box that goes from one to another. One key a direction: the two boxes of a pair never share a key.
+    fn box_key(&self, secret: &[u8; 32], (from, to): (usize, usize)) -> Zeroizing<[u8; 32]> {
         let salt = super::signed::hash(self.ctx, b"box direction", &[&index_bytes(from), &index_bytes(to)]);
-        Ok(keys::derive(&direction, &salt, BOX))
+        keys::derive(secret, &salt, BOX)
     }
 
     /// Step 2, first half: the shares that others sent. From then on it has masks.
@@ -281,7 +290,8 @@ impl Participant {
             if sealed.with != *name {
                 return Err(Alarm::new("boxes", format!("a box of {} came where one of {name} belongs", sealed.with)));
             }
-            let key = self.box_key(roster, sender, (sender, index))?;
+            let secret = &joined.box_secrets[&sender];
+            let key = self.box_key(secret, (sender, index));
             let text = keys::open(&key, &aad(roster, (sender, index)), &sealed.sealed.0);
             let text = text.map_err(|e| Alarm::new("forged_box", format!("the box of {name}: {e}")))?;
             let (mask_key, seed) = text.split_first_chunk::<32>().ok_or_else(|| short_box(name))?;

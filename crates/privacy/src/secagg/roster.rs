@@ -4,6 +4,7 @@
 //! name order; a share's index is one more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use aivillage_base::NodeName;
 use aivillage_base::wire::secure::{Advert, Hex, RegistryHead, SecureTerms};
@@ -38,7 +39,8 @@ pub const COHORT_MIN: u32 = 3;
 pub struct Roster {
     ctx: Context,
     terms: SecureTerms,
-    adverts: Vec<Advert>,
+    /// Shared where many participants live in one process, as in a simulation.
+    adverts: Arc<[Advert]>,
     hash: Hex<32>,
     plan: Plan,
     graph: Graph,
@@ -122,7 +124,8 @@ impl Roster {
     /// # Errors
     /// Out of name order, twice the same name or key, too few or too many, a signature that does not fit, no threshold, two
     /// registries of enrolments.
-    pub fn new(ctx: Context, terms: &SecureTerms, adverts: Vec<Advert>) -> Result<Self, Alarm> {
+    pub fn new(ctx: Context, terms: &SecureTerms, adverts: impl Into<Arc<[Advert]>>) -> Result<Self, Alarm> {
+        let adverts: Arc<[Advert]> = adverts.into();
         let count = adverts.len();
         let (min, max) = (terms.cohort_min.max(COHORT_MIN) as usize, terms.cohort_max as usize);
         if !(min..=max).contains(&count) {
@@ -133,7 +136,7 @@ impl Roster {
             return Err(Alarm::new("roster", format!("{b} comes after {a}: names must differ and be in order")));
         }
         let mut seen = BTreeSet::new();
-        for advert in &adverts {
+        for advert in &*adverts {
             for key in [advert.peer.id.0, advert.box_key.0, advert.mask_key.0, advert.nonce.0] {
                 if !seen.insert(key) {
                     return Err(Alarm::new("duplicate_key", format!("a key of {} appears twice", advert.peer.name)));
