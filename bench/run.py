@@ -31,6 +31,16 @@ def aggregate(strategy, clients, params, runs=3, peer=None, peer_clients=None, p
     return {"ours": ours, "peer": theirs}
 
 
+def secure(participants, params, *more, peer=None, **case):
+    """A case of `bench secure`, on one thread beside Flower's SecAgg+, whose `peer` arguments say the rest of the shape."""
+    shape = ["--participants", str(participants), "--params", str(params)]
+    case["ours"] = ["bench", "secure", *shape, *more, "--runs", "1", "--json"]
+    if peer:
+        case["ours"] += ["--threads", "1"]
+        case["peer"] = ["secure_peer.py", *shape, *peer]
+    return case
+
+
 # Robust rules are measured at 100 x 100 k: Flower's Bulyan would need minutes a turn at 1 M.
 CASES = {
     "aggregate-fedavg-100x1M": aggregate("fedavg", 100, 1_000_000),
@@ -46,6 +56,12 @@ CASES = {
     "round-2x100M": {"ours": ["bench", "round", "--nodes", "2", "--params", "100000000", "--rounds", "1", "--json"], "turns": 3},
     "round-1000x256": {"ours": ["bench", "updates", "--json"]},
     "round-10x1k": {"ours": ["bench", "round", "--json"]},
+    # A tenth corrupt, a tenth leaves: the peer is given the threshold that this asks for.
+    "secure-full": secure(64, 1_000_000, peer=["--threshold", "36"], turns=3),
+    "secure-sparse": secure(64, 1_000_000, "--neighbours", "20", peer=["--neighbours", "20", "--threshold", "14"], turns=3),
+    "secure-100x1M": secure(100, 1_000_000, "--threads", "1"),
+    "secure-100x1M-24": secure(100, 1_000_000, "--bits", "24", "--threads", "1"),
+    "secure-1000x100k": secure(1000, 100_000, turns=3),
     "robust": {"ours": ["bench", "robust", "--json"], "turns": 1},
 }
 

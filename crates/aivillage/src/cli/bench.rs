@@ -7,6 +7,7 @@ mod aggregate;
 mod ingest;
 mod robust;
 mod round;
+mod secure;
 mod train;
 mod updates;
 
@@ -29,6 +30,8 @@ pub enum BenchCommand {
     Updates(updates::UpdatesArgs),
     /// Accuracy of each strategy when some nodes are not honest, on real data
     Robust(robust::RobustArgs),
+    /// A round of secure aggregation with all its participants: CPU time of each side
+    Secure(secure::SecureArgs),
     /// Local training: samples a second on one thread
     Train(train::TrainArgs),
 }
@@ -40,6 +43,7 @@ pub(super) async fn run(command: BenchCommand) -> Result<(), CliError> {
         BenchCommand::Ingest(args) => ingest::run(&args).await,
         BenchCommand::Updates(args) => updates::run(&args).await,
         BenchCommand::Robust(args) => robust::run(&args),
+        BenchCommand::Secure(args) => secure::run(&args),
         BenchCommand::Train(args) => train::run(&args),
     }
 }

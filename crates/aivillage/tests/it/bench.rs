@@ -33,6 +33,37 @@ fn the_measured_round_makes_the_model_that_aggregate_makes_of_the_same_updates()
 }
 
 #[test]
+fn a_secure_round_is_measured_with_its_exact_sum() {
+    let shape = ["secure", "--participants", "12", "--params", "20000", "--runs", "1"];
+    let keys = [
+        "cpu_s_total",
+        "cpu_s_participant",
+        "cpu_s_mask",
+        "cpu_s_coordinator",
+        "cpu_s_unmask",
+        "upload_bytes_per_value",
+        "mask_gb_per_s",
+        "wall_ms",
+        "rss_peak_kb",
+    ];
+    for (bits, bytes) in [("32", 4.0), ("24", 3.0), ("40", 5.0)] {
+        let figures = bench(&[&shape[..], &["--bits", bits]].concat());
+        assert_eq!(figures["sum_ok"], true, "{figures:#}");
+        assert_eq!(
+            (&figures["neighbours"], &figures["threshold"], &figures["survivors"]),
+            (&11.into(), &7.into(), &11.into())
+        );
+        for key in keys {
+            assert!(figures[key].as_f64().is_some_and(|f| f > 0.0), "{key}: {figures:#}");
+        }
+        let upload = figures["upload_bytes_per_value"].as_f64().unwrap();
+        assert!(upload > bytes && upload < bytes + 1.0, "{upload}");
+    }
+    let sparse = bench(&[&shape[..], &["--neighbours", "8", "--dropout", "0"]].concat());
+    assert_eq!((&sparse["neighbours"], &sparse["survivors"], &sparse["sum_ok"]), (&8.into(), &12.into(), &true.into()));
+}
+
+#[test]
 fn dishonest_nodes_spoil_the_mean_and_not_the_robust_rules() {
     let arguments = ["robust", "--dataset", "breast_cancer", "--deal", "even", "--seeds", "1", "--rounds", "15"];
     let attacks = ["--attack", "sign_flip", "--attack", "scaled", "--attack", "noise"];
