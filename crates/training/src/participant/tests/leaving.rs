@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicU64;
 use aivillage_base::time::Now;
 use aivillage_base::wire::secure::{Hex, MaskedInput};
 use aivillage_privacy::refusal;
-use aivillage_privacy::secagg::signed::Signer as _;
 
 use super::*;
 use crate::participant::hours;
@@ -116,7 +115,9 @@ fn refusals(line: &Kept, key: &RoundKey) -> Vec<String> {
             Some(declined.rule.clone())
         }
         Up::Answer { .. } => None,
-        other => panic!("{other:?} was sent"),
+        Up::Report(_) | Up::TrainingFailed { .. } | Up::Secure { .. } | Up::Prediction { .. } | Up::Leave => {
+            panic!("{up:?} was sent")
+        }
     };
     said.iter().filter_map(refusal).collect()
 }
@@ -176,7 +177,7 @@ async fn a_node_that_masks_says_no_word_of_a_round_that_its_rules_refuse() {
     let terms = crate::secure::terms(crate::secure::WITHSTANDS, (3, 5), crate::strategy::Weighting::Examples, 10);
     let secure = |invitation: &Invitation| Invitation {
         privacy_techniques: vec![crate::secure::TECHNIQUE.into()],
-        secure: terms.clone().ok(),
+        secure: terms.ok(),
         ..invitation.clone()
     };
     let larger = NodePolicy { min_cohort: Some(4), ..NodePolicy::default() };

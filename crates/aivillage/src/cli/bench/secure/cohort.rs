@@ -209,6 +209,7 @@ impl Cohort {
     fn send(&mut self, shares: &BTreeMap<NodeName, Shares>, sharers: &[NodeName]) -> Result<(), CliError> {
         let Self { members, threads, roster, meters, width, bound, run, sums, .. } = self;
         let values = sums.get_mut().unwrap_or_else(PoisonError::into_inner).plain.len();
+        let sums = &*sums;
         each(members, *threads, |i, member| {
             if !member.stays {
                 return Ok(());
