@@ -63,7 +63,7 @@ impl LinkClient {
     /// follow each other is for the caller to check.
     ///
     /// # Errors
-    /// The call failed. A gateway from before there was a chain knows no such path: [`Reason::NotFound`].
+    /// The call failed. A gateway from before there was a chain knows no such path: `Reason::NotFound`.
     pub async fn registry(&self, after: u64) -> Result<Vec<Entry>, LinkError> {
         let path = format!("{REGISTRY}?after={after}");
         let bytes =

@@ -2,7 +2,7 @@
 //!
 //! Sixteen bits, because a neighbourhood can pass the 255 points that GF(2^8) has. Bit i of an element is the coefficient of
 //! x^i; the sum is exclusive or. Promises: no table, no branch and no memory address depends on an element, but in
-//! [`scale`], whose factor is public.
+//! `scale`, whose factor is public.
 
 use std::ops::{Add, AddAssign, Mul};
 
