@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/contexts    the contexts it has begun, 32 bytes each, appended and synced before anything of one leaves
-//! DIR/openings    model and survivors of each sum that it has helped to open, 64 bytes each, likewise
+//! DIR/openings    model and hash of each sum that it has helped to open, 64 bytes each, likewise
 //! ```
 //! Promise: a context is durable before its first word; secrets of a context are never here.
 
@@ -85,22 +85,30 @@ impl Contexts for FolderContexts {
     }
 
     fn opened(&self, model: &[u8; 32]) -> Result<Option<[u8; 32]>, String> {
-        let openings = self.openings.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(self.openings.lock().unwrap_or_else(PoisonError::into_inner).opened(model))
+    }
+
+    fn open(&self, model: &[u8; 32], sum: &[u8; 32]) -> Result<bool, String> {
+        let mut entry = [0; 64];
+        entry[..32].copy_from_slice(model);
+        entry[32..].copy_from_slice(sum);
+        let mut openings = self.openings.lock().unwrap_or_else(PoisonError::into_inner);
+        match openings.opened(model) {
+            Some(before) => Ok(before == *sum),
+            None => openings.append(entry).map(|()| true),
+        }
+    }
+}
+
+impl Entries<64> {
+    /// The sum that was opened over this model.
+    fn opened(&self, model: &[u8; 32]) -> Option<[u8; 32]> {
         let from = |half: u8| {
             let mut entry = [half; 64];
             entry[..32].copy_from_slice(model);
             entry
         };
-        let found = openings.known.range(from(0)..=from(u8::MAX)).next();
-        Ok(found.and_then(|entry| entry.last_chunk::<32>()).copied())
-    }
-
-    fn open(&self, model: &[u8; 32], survivors: &[u8; 32]) -> Result<(), String> {
-        let mut entry = [0; 64];
-        entry[..32].copy_from_slice(model);
-        entry[32..].copy_from_slice(survivors);
-        let mut openings = self.openings.lock().unwrap_or_else(PoisonError::into_inner);
-        if openings.known.contains(&entry) { Ok(()) } else { openings.append(entry) }
+        self.known.range(from(0)..=from(u8::MAX)).next().and_then(|entry| entry.last_chunk()).copied()
     }
 }
 
@@ -159,13 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn whose_sum_was_opened_over_a_model_is_known_over_restarts() {
+    fn which_sum_was_opened_over_a_model_is_known_over_restarts() {
         let dir = tempfile::tempdir().unwrap();
         let contexts = FolderContexts::open(dir.path()).unwrap();
         assert_eq!(contexts.opened(&[7; 32]), Ok(None));
-        contexts.open(&[7; 32], &[1; 32]).unwrap();
-        contexts.open(&[7; 32], &[1; 32]).unwrap();
-        contexts.open(&[8; 32], &[2; 32]).unwrap();
+        assert_eq!(contexts.open(&[7; 32], &[1; 32]), Ok(true));
+        assert_eq!(contexts.open(&[7; 32], &[1; 32]), Ok(true));
+        assert_eq!(contexts.open(&[7; 32], &[9; 32]), Ok(false), "one sum a model");
+        assert_eq!(contexts.open(&[8; 32], &[2; 32]), Ok(true));
         let again = FolderContexts::open(dir.path()).unwrap();
         assert_eq!(again.opened(&[7; 32]), Ok(Some([1; 32])));
         assert_eq!(again.opened(&[8; 32]), Ok(Some([2; 32])));

@@ -62,17 +62,18 @@ pub trait Contexts: Send + Sync + Debug {
     /// One sentence; nothing of the context may be said then.
     fn begin(&self, ctx: &[u8; 32]) -> Result<bool, String>;
 
-    /// Whose sum this node has opened that starts from this model; None = nobody's yet.
+    /// Which sum this node has opened that starts from this model; None = none yet.
     ///
     /// # Errors
     /// One sentence.
     fn opened(&self, model: &[u8; 32]) -> Result<Option<[u8; 32]>, String>;
 
-    /// Notes, durably, whose sum is about to be opened.
+    /// Notes, durably, which sum is about to be opened; false = another one was, and this one must not be. Of two that come
+    /// at once only one is told yes.
     ///
     /// # Errors
     /// One sentence; nothing may be opened then.
-    fn open(&self, model: &[u8; 32], survivors: &[u8; 32]) -> Result<(), String>;
+    fn open(&self, model: &[u8; 32], sum: &[u8; 32]) -> Result<bool, String>;
 }
 
 /// What a node brings to secure aggregation.
@@ -115,7 +116,7 @@ pub fn changed(peer: &Peer, known: &NodeId) -> String {
 #[derive(Debug, Default)]
 pub struct MemoryContexts(Mutex<Begun>);
 
-/// Contexts, and whose sum was opened over which model.
+/// Contexts, and which sum was opened over which model.
 type Begun = (BTreeSet<[u8; 32]>, BTreeMap<[u8; 32], [u8; 32]>);
 
 impl MemoryContexts {
@@ -133,9 +134,8 @@ impl Contexts for MemoryContexts {
         Ok(self.lock().1.get(model).copied())
     }
 
-    fn open(&self, model: &[u8; 32], survivors: &[u8; 32]) -> Result<(), String> {
-        self.lock().1.insert(*model, *survivors);
-        Ok(())
+    fn open(&self, model: &[u8; 32], sum: &[u8; 32]) -> Result<bool, String> {
+        Ok(self.lock().1.entry(*model).or_insert(*sum) == sum)
     }
 }
 
@@ -342,6 +342,8 @@ pub struct Session {
     terms: SecureTerms,
     /// What the round starts from.
     model: Digest,
+    /// Hash of all that makes the update of it.
+    work: Digest,
     last: SecureUp,
 }
 
@@ -383,7 +385,7 @@ impl Session {
         }
         let machine = Machine::begin(ctx, terms, name.clone(), keys.registry.head(), &*keys.signer, rng);
         let last = SecureUp::Advert(Box::new(machine.advert().clone()));
-        Ok(Self { machine, terms, model: invitation.model.digest, last })
+        Ok(Self { machine, terms, model: invitation.model.digest, work: work(invitation, &terms), last })
     }
 
     /// The last word: said again while nothing new is heard.
@@ -412,33 +414,28 @@ impl Session {
             }
             SecureDown::Survivors { survivors } => {
                 let agreement = self.machine.survivors(&survivors, signer)?;
-                self.once(&*keys.contexts)?;
+                match keys.contexts.opened(&self.model.0) {
+                    Ok(before) if before.is_none_or(|sum| sum == self.sum()) => {}
+                    Ok(_) => return Err(differencing()),
+                    Err(detail) => return Err(Alarm::new("contexts", detail)),
+                }
                 SecureUp::Agreement(agreement)
             }
             SecureDown::Agreements { agreed } => {
-                let survivors = self.once(&*keys.contexts)?;
                 let opening = self.machine.agreements(&agreed, signer)?;
-                let noted = keys.contexts.open(&self.model.0, &survivors);
-                noted.map_err(|detail| Alarm::new("contexts", detail))?;
-                SecureUp::Opening(opening)
+                match keys.contexts.open(&self.model.0, &self.sum()) {
+                    Ok(true) => SecureUp::Opening(opening),
+                    Ok(false) => return Err(differencing()),
+                    Err(detail) => return Err(Alarm::new("contexts", detail)),
+                }
             }
         };
         Ok(true)
     }
 
-    /// Who survived, if no sum of others was opened that starts from the same model: training is a function of the model, so
-    /// two such sums differ by the update of whoever is in one and not in the other.
-    fn once(&self, contexts: &dyn Contexts) -> Result<[u8; 32], Alarm> {
-        let survivors = self.machine.survivor_keys();
-        match contexts.opened(&self.model.0) {
-            Ok(Some(before)) if before != survivors => Err(Alarm::new(
-                "differencing",
-                "this node has opened the sum of another set of nodes over the same model: the difference would show single \
-                 updates; another seed, or the next round, starts from another model",
-            )),
-            Ok(_) => Ok(survivors),
-            Err(detail) => Err(Alarm::new("contexts", detail)),
-        }
+    /// Which sum the survivors' is: theirs, of this work.
+    fn sum(&self) -> [u8; 32] {
+        Digest::of(&[self.machine.survivor_keys(), self.work.0].concat()).0
     }
 
     /// The survivors that it answers for; empty before it was shown any.
@@ -484,4 +481,25 @@ impl Session {
         header.secure = Some(self.machine.input(header.payload.digest.0, &*keys.signer)?);
         Ok(())
     }
+}
+
+/// Hash of all that makes a node's part of the sum from the model: how it trains and what its update is multiplied by, but not
+/// for which job or attempt.
+fn work(invitation: &Invitation, terms: &SecureTerms) -> Digest {
+    let Invitation {
+        key, recipe, architecture, training, data, seed, grids, local, personal, max_examples, clip, ..
+    } = invitation;
+    let made = (key.round, recipe, architecture, training, data, seed, grids, local, personal);
+    let counted = (max_examples, clip, terms.by_examples);
+    Digest::of(&serde_json::to_vec(&(made, counted)).expect("invariant: wire messages serialise"))
+}
+
+/// Training is a function of the model: two sums over one model differ by the update of whoever is in one and not in the
+/// other, and two that count the same nodes otherwise (`max_examples`, `clip`) are two equations with the same unknowns.
+fn differencing() -> Alarm {
+    Alarm::new(
+        "differencing",
+        "this node has opened another sum over the same model (of other nodes, or with other settings): together they would \
+         show single updates; start from another model, which another seed gives where the job does not name one",
+    )
 }
