@@ -10,7 +10,8 @@ use aivillage_privacy::secagg::ring;
 use aivillage_privacy::secagg::roster::Alarm;
 use aivillage_privacy::secagg::signed::{Context, KeyInMemory, Signer as _};
 
-use super::cohort::{CTX, Cohort, SHOWN, TestRng, name, signer, terms, values};
+use super::cohort::{CTX, Cohort, SHOWN, name, signer, terms, values};
+use super::testing::TestRng;
 
 fn nobody() -> BTreeSet<usize> {
     BTreeSet::new()

@@ -1,14 +1,11 @@
 //! A cohort in memory: participants, a coordinator that keeps everything it is told, and the sum in the end.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 
-use aivillage_base::rng::SeededRng;
 use aivillage_base::wire::secure::{
     Advert, Agreed, Agreement, Hex, MaskedInput, Opening, RegistryHead, SealedShares, SecureTerms, Shares, Withstands,
 };
 use aivillage_base::{Digest, NodeName};
-use aivillage_privacy::rand_core::{TryCryptoRng, TryRng};
 use aivillage_privacy::secagg::coordinator::{self, Unmasking, Unopened};
 use aivillage_privacy::secagg::mask;
 use aivillage_privacy::secagg::participant::Participant;
@@ -16,35 +13,7 @@ use aivillage_privacy::secagg::ring::{self, Width};
 use aivillage_privacy::secagg::roster::{Alarm, Roster};
 use aivillage_privacy::secagg::signed::{Context, KeyInMemory};
 
-/// Randomness that a test can repeat.
-pub(crate) struct TestRng(SeededRng);
-
-impl TestRng {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(SeededRng::new("privacy tests", seed, &[]))
-    }
-}
-
-impl TryRng for TestRng {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        Ok(self.0.next_u64() as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        Ok(self.0.next_u64())
-    }
-
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Infallible> {
-        for chunk in out.chunks_mut(8) {
-            chunk.copy_from_slice(&self.0.next_u64().to_le_bytes()[..chunk.len()]);
-        }
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for TestRng {}
+use super::testing::TestRng;
 
 pub(crate) const CTX: Context = Context([7; 32]);
 

@@ -6,3 +6,6 @@ mod attacks;
 mod cohort;
 mod page;
 mod rounds;
+#[expect(dead_code, reason = "the unit tests need more of it")]
+#[path = "../../src/testing.rs"]
+mod testing;

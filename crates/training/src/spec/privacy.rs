@@ -106,8 +106,10 @@ pub(super) fn check(spec: &JobSpec, faults: &mut Faults) {
     let Some(weighting) = rule.weighting() else {
         let why = if rule.buffer().is_some() {
             "closes a round whenever enough updates are in, and masks need a cohort that is agreed on before"
-        } else {
+        } else if rule.robust() {
             "has to see single updates, and under secure aggregation nobody does"
+        } else {
+            "weights each update by what its node says of its training, which this version cannot do under masks yet"
         };
         faults.privacy(
             "/strategy/name",

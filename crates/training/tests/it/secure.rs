@@ -96,6 +96,8 @@ async fn what_cannot_be_kept_is_refused_at_submit_with_the_way_out() {
     let cases = [
         (secure(with("median", request(1, 3))), "/strategy/name", "has to see single updates"),
         (secure(with("krum", request(1, 5))), "/strategy/name", "choose fedavg"),
+        (secure(with("fednova", request(1, 3))), "/strategy/name", "cannot do under masks yet"),
+        (secure(with("qfedavg", request(1, 3))), "/strategy/name", "cannot do under masks yet"),
         (secure(with("fedbuff", request(1, 10))), "/strategy/name", "a cohort that is agreed on before"),
         (secure(request(1, 2)), "/min_participants", "at least 3 participants, 2 were asked for"),
         (kept, "/retain_updates", "nobody has single updates"),
