@@ -11,8 +11,8 @@ use aivillage_base::ports::Payload;
 use aivillage_base::time::Now;
 use aivillage_base::wire::secure::Hex;
 use aivillage_base::wire::{
-    BlobRef, DataRequirements, DataSummary, Declined, LocalMetrics, LocalTraining, NodeType, Peer, RoundKey,
-    UpdateHeader,
+    BlobRef, DataRequirements, DataSummary, Declined, Invitation, LocalMetrics, LocalRule, LocalTraining, NodeType,
+    Peer, RoundKey, UpdateHeader,
 };
 use aivillage_base::{Architecture, Digest, JobId, NodeId, NodeName, Task};
 
@@ -80,6 +80,41 @@ pub(crate) fn stored(key: &RoundKey, values: [i32; 4], weight: u32) -> (UpdateHe
     let (header, _) = update(key, values, weight);
     let payload = Payload::Stored(header.payload);
     (header, payload)
+}
+
+/// An invitation to the first attempt of a plain job of one round, over two features.
+pub(crate) fn invitation() -> Invitation {
+    Invitation {
+        key: key(1, 1),
+        job_name: "job".into(),
+        publisher: "ada".into(),
+        job_type: "standard".into(),
+        recipe: "linear_regression".into(),
+        grids: vec![Grid::default(); 2],
+        architecture: Recipe::LinearRegression.build(&[2], Task::Regression).unwrap(),
+        model: blob("model"),
+        training: LocalTraining {
+            epochs: 1,
+            batch_size: 1,
+            learning_rate: 0.1,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            proximal_mu: 0.0,
+        },
+        data: DataRequirements::default(),
+        seed: 1,
+        max_examples: 10,
+        local: LocalRule::Plain,
+        initial_loss: false,
+        personal: Vec::new(),
+        receipt: None,
+        retain_updates: false,
+        clip: None,
+        privacy_techniques: Vec::new(),
+        secure: None,
+        total_rounds: 1,
+        deadline_ms: 60_000,
+    }
 }
 
 /// `rounds` rounds of at least `min` and at most `max` members, at most 60 s an attempt.

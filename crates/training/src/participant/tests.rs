@@ -2,12 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use aivillage_base::fixed::Grid;
 use aivillage_base::ports::Uplink;
 use aivillage_base::time::SystemClock;
-use aivillage_base::wire::{
-    DataRequirements, DataSummary, Declined, LocalMetrics, LocalRule, LocalTraining, UpdateHeader, UpdateReply,
-};
+use aivillage_base::wire::{DataSummary, Declined, LocalMetrics, LocalRule, UpdateHeader, UpdateReply};
 use aivillage_base::{Recipe, Task, bundle};
 use async_trait::async_trait;
 
@@ -81,35 +78,9 @@ fn invited(policy: NodePolicy, full: bool) -> (Participant, Arc<Line>, Arc<Disk>
     let architecture = Recipe::LinearRegression.build(&[2], Task::Regression).unwrap();
     let model = Bytes::from(bundle::write(&architecture, &[0.0; 3]).unwrap());
     let invitation = Invitation {
-        key: RoundKey { job: JobId::new("job").unwrap(), round: 1, attempt: 1 },
-        job_name: "job".into(),
-        publisher: "ada".into(),
-        job_type: "standard".into(),
-        recipe: "linear_regression".into(),
-        grids: vec![Grid::default(); 2],
         architecture,
         model: BlobRef { digest: Digest::of(&model), bytes: model.len() as u64 },
-        training: LocalTraining {
-            epochs: 1,
-            batch_size: 1,
-            learning_rate: 0.1,
-            momentum: 0.0,
-            weight_decay: 0.0,
-            proximal_mu: 0.0,
-        },
-        data: DataRequirements::default(),
-        seed: 1,
-        max_examples: 10,
-        local: LocalRule::Plain,
-        initial_loss: false,
-        personal: Vec::new(),
-        receipt: None,
-        retain_updates: false,
-        clip: None,
-        privacy_techniques: Vec::new(),
-        secure: None,
-        total_rounds: 1,
-        deadline_ms: 60_000,
+        ..crate::testing::invitation()
     };
     let line = Arc::new(Line { model, sent: AtomicU32::new(0), done: tokio::sync::Notify::new() });
     let disk = Arc::new(Disk { full: AtomicBool::new(full), ..Disk::default() });

@@ -1,9 +1,8 @@
 //! Each rule of an owner: what it refuses, what it lets pass, at both moments.
 
-use aivillage_base::fixed::Grid;
+use aivillage_base::Digest;
 use aivillage_base::wire::secure::{Hex, MaskedInput};
-use aivillage_base::wire::{BlobRef, DataRequirements, LocalMetrics, LocalTraining};
-use aivillage_base::{Digest, JobId, Recipe, Task};
+use aivillage_base::wire::{BlobRef, LocalMetrics};
 
 use super::*;
 use crate::participant::hours;
@@ -17,35 +16,12 @@ const NOON: u64 = (20_000 * 24 + 12) * 3_600_000;
 fn secure_round() -> Invitation {
     let terms = crate::secure::terms(WITHSTANDS, (3, 10), Weighting::Examples, 100).unwrap();
     Invitation {
-        key: RoundKey { job: JobId::new("job").unwrap(), round: 1, attempt: 1 },
-        job_name: "job".into(),
-        publisher: "ada".into(),
-        job_type: "standard".into(),
-        recipe: "linear_regression".into(),
-        grids: vec![Grid::default(); 2],
-        architecture: Recipe::LinearRegression.build(&[2], Task::Regression).unwrap(),
-        model: BlobRef { digest: Digest::of(b"model"), bytes: 5 },
-        training: LocalTraining {
-            epochs: 1,
-            batch_size: 1,
-            learning_rate: 0.1,
-            momentum: 0.0,
-            weight_decay: 0.0,
-            proximal_mu: 0.0,
-        },
-        data: DataRequirements::default(),
-        seed: 1,
         max_examples: 100,
-        local: LocalRule::Plain,
-        initial_loss: false,
-        personal: Vec::new(),
-        receipt: None,
-        retain_updates: false,
         clip: Some(1.0),
         privacy_techniques: vec![secure::TECHNIQUE.into()],
         secure: Some(terms),
         total_rounds: 10,
-        deadline_ms: 60_000,
+        ..crate::testing::invitation()
     }
 }
 

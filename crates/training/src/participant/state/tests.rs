@@ -1,6 +1,5 @@
 //! Which state a receipt takes up, and what is dropped: over any course of rounds.
 
-use aivillage_base::wire::{BlobRef, DataRequirements, LocalTraining};
 use aivillage_base::{Digest, Recipe, Task};
 use proptest::prelude::*;
 
@@ -17,34 +16,11 @@ fn mark(round: u32, attempt: u32) -> Receipt {
 fn invitation(round: u32, attempt: u32, receipt: Option<Receipt>) -> Invitation {
     Invitation {
         key: RoundKey { job: job(), round, attempt },
-        job_name: "job".into(),
-        publisher: "ada".into(),
-        job_type: "standard".into(),
-        recipe: "linear_regression".into(),
         architecture: Recipe::LinearRegression.build(&[1], Task::Regression).unwrap(),
-        model: BlobRef { digest: Digest([0; 32]), bytes: 0 },
-        training: LocalTraining {
-            epochs: 1,
-            batch_size: 1,
-            learning_rate: 0.1,
-            momentum: 0.0,
-            weight_decay: 0.0,
-            proximal_mu: 0.0,
-        },
-        data: DataRequirements::default(),
-        seed: 1,
-        grids: Vec::new(),
         local: LocalRule::Ditto { lambda: 1.0 },
-        initial_loss: false,
-        personal: Vec::new(),
         receipt,
-        retain_updates: false,
-        max_examples: 1,
-        clip: None,
-        privacy_techniques: Vec::new(),
-        secure: None,
         total_rounds: 9,
-        deadline_ms: 1,
+        ..crate::testing::invitation()
     }
 }
 

@@ -1,7 +1,7 @@
 //! What leaves a node, and what stays on it: tensors that are personal, the second plane, refusals.
 
-use aivillage_base::wire::{DataRequirements, DataSummary, LocalTraining, RoundKey};
-use aivillage_base::{JobId, Recipe, Task};
+use aivillage_base::wire::{DataSummary, LocalTraining};
+use aivillage_base::{Recipe, Task};
 use proptest::prelude::*;
 
 use super::*;
@@ -60,35 +60,10 @@ fn quadratic() -> Quadratic {
 
 fn invitation(local: LocalRule) -> Invitation {
     Invitation {
-        key: RoundKey { job: JobId::new("job").unwrap(), round: 1, attempt: 1 },
-        job_name: "job".into(),
-        publisher: "ada".into(),
-        job_type: "standard".into(),
-        recipe: "linear_regression".into(),
-        grids: vec![Grid::default(); 2],
         architecture: architecture(),
-        model: BlobRef { digest: Digest([0; 32]), bytes: 0 },
-        training: LocalTraining {
-            epochs: 1,
-            batch_size: 1,
-            learning_rate: RATE,
-            momentum: 0.0,
-            weight_decay: 0.0,
-            proximal_mu: 0.0,
-        },
-        data: DataRequirements::default(),
-        seed: 1,
-        max_examples: 10,
+        training: LocalTraining { learning_rate: RATE, ..crate::testing::invitation().training },
         local,
-        initial_loss: false,
-        personal: Vec::new(),
-        receipt: None,
-        retain_updates: false,
-        clip: None,
-        privacy_techniques: Vec::new(),
-        secure: None,
-        total_rounds: 1,
-        deadline_ms: 1,
+        ..crate::testing::invitation()
     }
 }
 

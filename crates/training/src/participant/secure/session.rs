@@ -1,0 +1,185 @@
+//! One context of one node, without the network: each step of the coordinator in, the node's next word out.
+
+use aivillage_base::wire::secure::{Advert, SecureDown, SecureTerms, SecureUp};
+use aivillage_base::wire::{Invitation, UpdateHeader};
+use aivillage_base::{Digest, NodeName};
+use aivillage_privacy::rand_core::CryptoRng;
+use aivillage_privacy::secagg::mask::{MaskKey, Sign};
+use aivillage_privacy::secagg::participant::Participant as Machine;
+use aivillage_privacy::secagg::ring::Width;
+use aivillage_privacy::secagg::roster::Alarm;
+use aivillage_privacy::secagg::signed::Context;
+
+use super::Keys;
+use crate::participant::Prepared;
+use crate::round::RESTARTED;
+use crate::secure;
+
+/// A context under way: pure but for what [`Keys`] keep.
+#[derive(Debug)]
+pub struct Session {
+    machine: Machine,
+    terms: SecureTerms,
+    /// What the round starts from.
+    model: Digest,
+    /// Hash of all that makes the update of it.
+    work: Digest,
+    last: SecureUp,
+}
+
+/// What masks an update: computed where it may take its time.
+#[derive(Debug)]
+pub struct Masking {
+    masks: Vec<(MaskKey, Sign)>,
+    terms: SecureTerms,
+    width: Width,
+}
+
+impl Masking {
+    /// The update under its masks, with what was measured behind its values.
+    #[must_use]
+    pub fn mask(&self, prepared: Prepared) -> Prepared {
+        prepared.masked(&self.masks, &self.terms, self.width)
+    }
+}
+
+impl Session {
+    /// Notes that this context is begun, then makes keys for it.
+    ///
+    /// # Errors
+    /// [`Alarm`]: it was begun before, or that cannot be noted.
+    pub fn begin(
+        invitation: &Invitation,
+        terms: SecureTerms,
+        name: &NodeName,
+        keys: &Keys,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self, Alarm> {
+        let ctx = Context::of(invitation);
+        match keys.contexts.begin(&ctx.0) {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(Alarm::new(RESTARTED, "this node has begun the round before, and has no keys for it"));
+            }
+            Err(detail) => return Err(Alarm::new("contexts", detail)),
+        }
+        let machine = Machine::begin(ctx, terms, name.clone(), keys.registry.head(), &*keys.signer, rng);
+        let last = SecureUp::Advert(Box::new(machine.advert().clone()));
+        Ok(Self { machine, terms, model: invitation.model.digest, work: work(invitation, &terms), last })
+    }
+
+    /// The last word: said again while nothing new is heard.
+    #[must_use]
+    pub fn last(&self) -> &SecureUp {
+        &self.last
+    }
+
+    /// Takes a step of the coordinator; true = there is a new [`Self::last`] word to say.
+    ///
+    /// # Errors
+    /// [`Alarm`]: silent from now on.
+    pub fn step(&mut self, message: SecureDown, keys: &Keys, rng: &mut impl CryptoRng) -> Result<bool, Alarm> {
+        let signer = &*keys.signer;
+        self.last = match message {
+            SecureDown::Roster { adverts } => {
+                let vouch = |advert: &Advert| {
+                    keys.registry.check(advert)?;
+                    keys.pins.check(&advert.peer).map_err(|detail| Alarm::new("changed_key", detail))
+                };
+                SecureUp::Shares(self.machine.roster(adverts, &vouch, signer, rng)?)
+            }
+            SecureDown::Boxes { sharers, boxes } => {
+                self.machine.boxes(&sharers, &boxes)?;
+                return Ok(false);
+            }
+            SecureDown::Survivors { survivors } => {
+                let agreement = self.machine.survivors(&survivors, signer)?;
+                match keys.contexts.opened(&self.model.0) {
+                    Ok(before) if before.is_none_or(|sum| sum == self.sum()) => {}
+                    Ok(_) => return Err(differencing()),
+                    Err(detail) => return Err(Alarm::new("contexts", detail)),
+                }
+                SecureUp::Agreement(agreement)
+            }
+            SecureDown::Agreements { agreed } => {
+                let opening = self.machine.agreements(&agreed, signer)?;
+                match keys.contexts.open(&self.model.0, &self.sum()) {
+                    Ok(true) => SecureUp::Opening(opening),
+                    Ok(false) => return Err(differencing()),
+                    Err(detail) => return Err(Alarm::new("contexts", detail)),
+                }
+            }
+        };
+        Ok(true)
+    }
+
+    /// Which sum the survivors' is: theirs, of this work.
+    fn sum(&self) -> [u8; 32] {
+        Digest::of(&[self.machine.survivor_keys(), self.work.0].concat()).0
+    }
+
+    /// The survivors that it answers for; empty before it was shown any.
+    #[must_use]
+    pub fn survivors(&self) -> &[NodeName] {
+        self.machine.answers_for()
+    }
+
+    /// Do the terms hold for this update? With fewer examples than it has, the sum would be another than the plain one.
+    ///
+    /// # Errors
+    /// [`Alarm`]
+    pub fn fits(&self, prepared: &Prepared) -> Result<(), Alarm> {
+        let (examples, most) = (prepared.header.weight, self.terms.weight_max);
+        if !self.terms.by_examples || examples <= most {
+            return Ok(());
+        }
+        let detail = format!("trained on {examples} rows, and the round counts at most {most}: report the data anew");
+        Err(Alarm::new("examples", detail))
+    }
+
+    /// Can an update be masked?
+    #[must_use]
+    pub fn has_masks(&self) -> bool {
+        self.machine.has_masks()
+    }
+
+    /// What masks the update.
+    ///
+    /// # Errors
+    /// [`Alarm`]
+    pub fn masking(&mut self) -> Result<Masking, Alarm> {
+        let masks = self.machine.masks()?;
+        let width = secure::check_terms(&self.terms).map_err(|detail| Alarm::new("terms", detail))?;
+        Ok(Masking { masks, terms: self.terms, width })
+    }
+
+    /// Vouches for a masked update: for this one, and no other.
+    ///
+    /// # Errors
+    /// [`Alarm`]
+    pub fn vouch(&mut self, header: &mut UpdateHeader, keys: &Keys) -> Result<(), Alarm> {
+        header.secure = Some(self.machine.input(header.payload.digest.0, &*keys.signer)?);
+        Ok(())
+    }
+}
+
+/// Hash of all that makes a node's part of the sum from the model: how it trains and what its update is multiplied by, but not
+/// for which job or attempt.
+fn work(invitation: &Invitation, terms: &SecureTerms) -> Digest {
+    let Invitation {
+        key, recipe, architecture, training, data, seed, grids, local, personal, max_examples, clip, ..
+    } = invitation;
+    let made = (key.round, recipe, architecture, training, data, seed, grids, local, personal);
+    let counted = (max_examples, clip, terms.by_examples);
+    Digest::of(&serde_json::to_vec(&(made, counted)).expect("invariant: wire messages serialise"))
+}
+
+/// Training is a function of the model: two sums over one model differ by the update of whoever is in one and not in the
+/// other, and two that count the same nodes otherwise (`max_examples`, `clip`) are two equations with the same unknowns.
+fn differencing() -> Alarm {
+    Alarm::new(
+        "differencing",
+        "this node has opened another sum over the same model (of other nodes, or with other settings): together they would \
+         show single updates; start from another model, which another seed gives where the job does not name one",
+    )
+}
