@@ -60,11 +60,23 @@ pub struct Fence {
     pub epoch: u64,
 }
 
+/// What a batch survives once its commit has returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// The machine's death: it is on the disk.
+    #[default]
+    Durable,
+    /// This process's death; the machine's, once a later durable batch has returned. Never is a later batch kept without it.
+    Ordered,
+}
+
 /// Writes that become durable together or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// What this step is called in metrics, logs and fault plans, e.g. `round_opened`.
     pub name: &'static str,
+    /// What it survives.
+    pub durability: Durability,
     /// If set, the batch fails with [`StoreError::Fenced`] unless this epoch is the current one.
     pub fence: Option<Fence>,
     /// The writes, in order.
@@ -75,7 +87,7 @@ impl Batch {
     /// An empty batch.
     #[must_use]
     pub fn new(name: &'static str) -> Self {
-        Self { name, fence: None, writes: Vec::new() }
+        Self { name, durability: Durability::Durable, fence: None, writes: Vec::new() }
     }
 
     /// Adds a write of `value` as JSON without precondition.
@@ -167,7 +179,7 @@ pub struct SyncStats {
 /// A transactional store of small records.
 ///
 /// # Behavior
-/// - `commit` is atomic and durable when it returns; on error nothing of the batch is visible.
+/// - `commit` is atomic, and as durable as the batch asks for when it returns; on error nothing of the batch is visible.
 /// - Reads see every commit that returned before they began.
 /// - Versions of a key count from 1 and survive deletion only as [`Expect::Absent`].
 /// - `acquire` gives a strictly larger epoch each time the holder changes or an expired lease is taken, by the

@@ -19,6 +19,8 @@ pub enum FaultKind {
     CrashBeforePersist,
     /// A coordinator that dies just after a step was persisted, before anything of it was sent.
     CrashAfterPersist,
+    /// A coordinator whose death takes its machine with it: the store forgets what it had not been told to keep.
+    PowerLoss,
     /// A node that dies and comes back without its memory.
     NodeCrash,
     /// Nodes that are cut off for some seconds.
@@ -33,13 +35,14 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Loss,
         Self::Duplicate,
         Self::Reorder,
         Self::Delay,
         Self::CrashBeforePersist,
         Self::CrashAfterPersist,
+        Self::PowerLoss,
         Self::NodeCrash,
         Self::Partition,
         Self::Freeze,

@@ -132,6 +132,10 @@ impl World {
             return Ok(());
         }
         self.net.tally.died(kind, step);
+        // Of two coordinators, the other one would have to die with the store that they share.
+        if self.plan.coordinators == 1 && self.net.strikes(self.now(), FaultKind::PowerLoss, 0.5) {
+            self.records.lose_power();
+        }
         Err(Halt::Died)
     }
 }

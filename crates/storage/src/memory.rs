@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use aivillage_base::ports::{Batch, Records, Row, Scan, StoreError, SyncStats, Write};
+use aivillage_base::ports::{Batch, Durability, Records, Row, Scan, StoreError, SyncStats, Write};
 use aivillage_base::time::Clock;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,6 +27,8 @@ type Table = BTreeMap<String, Cell>;
 #[derive(Debug)]
 struct State {
     tables: BTreeMap<&'static str, Table>,
+    /// What the writes since the last durable batch replaced, in order.
+    ordered: Vec<Undo>,
     leases: BTreeMap<String, Lease>,
     clock: StoreClock,
 }
@@ -37,9 +39,11 @@ struct Cell {
     value: Bytes,
 }
 
-/// What a key held before a write, to take a half-applied batch back.
-struct Undo<'a> {
-    write: &'a Write,
+/// What a key held before a write, to take it back.
+#[derive(Debug)]
+struct Undo {
+    table: &'static str,
+    key: String,
     before: Option<Cell>,
 }
 
@@ -48,7 +52,16 @@ impl MemoryRecords {
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let clock = StoreClock::new(clock, 0);
-        Self { state: Mutex::new(State { tables: BTreeMap::new(), leases: BTreeMap::new(), clock }) }
+        Self {
+            state: Mutex::new(State { tables: BTreeMap::new(), ordered: Vec::new(), leases: BTreeMap::new(), clock }),
+        }
+    }
+
+    /// What the death of the machine does: batches that were only ordered, with no durable one behind them, are gone.
+    pub fn lose_power(&self) {
+        let mut state = self.state();
+        let lost = std::mem::take(&mut state.ordered);
+        state.take_back(lost);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -64,12 +77,16 @@ impl State {
         let mut undo = Vec::with_capacity(batch.writes.len());
         for write in &batch.writes {
             match self.write(write) {
-                Ok(before) => undo.push(Undo { write, before }),
+                Ok(before) => undo.push(Undo { table: write.table, key: write.key.clone(), before }),
                 Err(error) => {
                     self.take_back(undo);
                     return Err(error);
                 }
             }
+        }
+        match batch.durability {
+            Durability::Durable => self.ordered.clear(),
+            Durability::Ordered => self.ordered.append(&mut undo),
         }
         Ok(())
     }
@@ -84,12 +101,12 @@ impl State {
         })
     }
 
-    fn take_back(&mut self, undo: Vec<Undo<'_>>) {
-        for Undo { write, before } in undo.into_iter().rev() {
-            let table = self.tables.entry(write.table).or_default();
+    fn take_back(&mut self, undo: Vec<Undo>) {
+        for Undo { table, key, before } in undo.into_iter().rev() {
+            let table = self.tables.entry(table).or_default();
             match before {
-                Some(cell) => table.insert(write.key.clone(), cell),
-                None => table.remove(&write.key),
+                Some(cell) => table.insert(key, cell),
+                None => table.remove(&key),
             };
         }
     }
@@ -126,6 +143,7 @@ impl Records for MemoryRecords {
         let next = lease::acquire(state.leases.get(lease), holder, now_ms, ttl);
         Ok(next.map(|next| {
             let epoch = next.epoch;
+            state.ordered.clear();
             state.leases.insert(lease.to_owned(), next);
             epoch
         }))
@@ -134,6 +152,7 @@ impl Records for MemoryRecords {
     async fn release(&self, lease: &str, holder: &str) -> Result<(), StoreError> {
         let mut state = self.state();
         if let Some(next) = lease::release(state.leases.get(lease), holder) {
+            state.ordered.clear();
             state.leases.insert(lease.to_owned(), next);
         }
         Ok(())
@@ -141,5 +160,33 @@ impl Records for MemoryRecords {
 
     fn sync_stats(&self) -> SyncStats {
         SyncStats::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aivillage_base::ports::{Expect, Write};
+
+    use super::*;
+    use crate::contract::ManualClock;
+
+    #[tokio::test]
+    async fn a_loss_of_power_takes_what_was_only_ordered_and_nothing_before_a_durable_batch() {
+        let store = MemoryRecords::new(ManualClock::at(0));
+        let put = |value: &str, durability| {
+            let write =
+                Write { table: "t", key: "k".to_owned(), expect: Expect::Any, value: Some(value.as_bytes().to_vec()) };
+            Batch { durability, writes: vec![write], ..Batch::new("test") }
+        };
+        let held = async || store.get("t", "k").await.unwrap().map(|row| row.value);
+        store.commit(put("1", Durability::Ordered)).await.unwrap();
+        store.commit(put("2", Durability::Durable)).await.unwrap();
+        store.commit(put("3", Durability::Ordered)).await.unwrap();
+        store.commit(put("4", Durability::Ordered)).await.unwrap();
+        assert_eq!(held().await.as_deref(), Some(b"4".as_slice()));
+        store.lose_power();
+        assert_eq!(held().await.as_deref(), Some(b"2".as_slice()));
+        store.lose_power();
+        assert_eq!(held().await.as_deref(), Some(b"2".as_slice()));
     }
 }

@@ -97,6 +97,8 @@ pub enum Change {
     Noted(Box<RoundRecord>),
     /// A member's record while the attempt is under way.
     Member(RoundKey, Box<MemberRecord>),
+    /// A member's record with what it has said of keys: what was accepted of it before stays.
+    Words(RoundKey, Box<MemberRecord>),
     /// A small update.
     Payload(RoundKey, NodeName, Bytes),
     /// Member records and small updates of an ended attempt are no longer needed.

@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use aivillage_base::ports::{Batch, Expect, Fence, Records, Row, Scan, StoreError, Write};
+use aivillage_base::ports::{Batch, Durability, Expect, Fence, Records, Row, Scan, StoreError, Write};
 use aivillage_base::wire::RoundKey;
 use aivillage_base::{Digest, JobId, NodeName};
 
-use crate::record::{JobRecord, MemberRecord, RoundRecord, SCHEMA, Saved, Stage};
+use crate::record::{JobRecord, MemberRecord, MemberState, RoundRecord, SCHEMA, Saved, Stage};
 use crate::spec::Start;
 use crate::step::Change;
 
@@ -42,12 +42,15 @@ pub fn lease(job: &JobId) -> String {
 #[must_use]
 pub fn batch(changes: Vec<Change>, fence: Option<Fence>) -> Batch {
     let mut batch = Batch::new(name(&changes));
+    batch.durability = durability(&changes);
     batch.fence = fence;
     for change in changes {
         match change {
             Change::Job(record) => batch.put(JOBS, record.spec.job_id.as_str(), &*record),
             Change::Round(record) | Change::Noted(record) => batch.put(ROUNDS, round_key(&record.key), &*record),
-            Change::Member(key, record) => batch.put(MEMBERS, member_key(&key, &record.peer.name), &*record),
+            Change::Member(key, record) | Change::Words(key, record) => {
+                batch.put(MEMBERS, member_key(&key, &record.peer.name), &*record)
+            }
             Change::Payload(key, node, bytes) => batch.writes.push(Write {
                 table: PAYLOADS,
                 key: member_key(&key, &node),
@@ -70,6 +73,28 @@ pub fn batch(changes: Vec<Change>, fence: Option<Fence>) -> Batch {
     batch
 }
 
+/// Steps of secure aggregation need not wait for the disk: members who were told of a step that the store has forgotten after
+/// a loss of power raise an alarm or answer as before, so the attempt is abandoned or goes on. What must not be forgotten is
+/// an accepted update, whose sender lets go of it, and which sum is about to be opened.
+fn durability(changes: &[Change]) -> Durability {
+    let can_be_lost = |change: &Change| match change {
+        Change::Round(record) if record.secure.is_some() => match record.stage {
+            Stage::Keying | Stage::Collecting | Stage::Publishing => true,
+            Stage::Unmasking => record.secure.as_ref().is_some_and(|secure| secure.agreed.is_empty()),
+            Stage::Done { .. } | Stage::Abandoned { .. } => false,
+        },
+        Change::Member(_, record) => record.state == MemberState::Silent,
+        Change::Words(..) => true,
+        Change::Job(_)
+        | Change::Round(_)
+        | Change::Noted(_)
+        | Change::Payload(..)
+        | Change::Forget(..)
+        | Change::Fold(..) => false,
+    };
+    if changes.iter().all(can_be_lost) { Durability::Ordered } else { Durability::Durable }
+}
+
 /// What a step is called: by the most far-reaching of its changes.
 fn name(changes: &[Change]) -> &'static str {
     let rank = |change: &Change| match change {
@@ -81,7 +106,7 @@ fn name(changes: &[Change]) -> &'static str {
             Stage::Keying | Stage::Collecting | Stage::Unmasking => (2, step_name(record)),
         },
         Change::Noted(_) => (0, "time_noted"),
-        Change::Member(..) | Change::Payload(..) => (1, "update_stored"),
+        Change::Member(..) | Change::Words(..) | Change::Payload(..) => (1, "update_stored"),
         Change::Job(_) | Change::Forget(..) | Change::Fold(..) => (0, "job_changed"),
     };
     changes.iter().map(rank).max().map_or("nothing", |(_, name)| name)

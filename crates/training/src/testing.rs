@@ -175,7 +175,7 @@ impl Store {
                     self.saved.attempts.push(*record);
                     self.saved.attempts.sort_by(|a, b| a.key.cmp(&b.key));
                 }
-                Change::Member(key, member) => {
+                Change::Member(key, member) | Change::Words(key, member) => {
                     self.members.insert((key, member.peer.name.clone()), *member);
                 }
                 Change::Payload(key, node, bytes) => {

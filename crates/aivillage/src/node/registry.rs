@@ -23,6 +23,9 @@ use async_trait::async_trait;
 /// Longest chain that is read: 100,000 enrolments and revocations take some 40 MB.
 const ENTRIES_MAX: u64 = 100_000;
 
+/// How long what was read counts as fresh.
+const FRESH: Duration = Duration::from_secs(10);
+
 /// Pauses between two tries to reach a gateway.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -81,6 +84,8 @@ pub fn known_head(dir: &Path, ca_pem: &str) -> Result<RegistryHead, String> {
 pub(super) struct FolderRegistry {
     source: Arc<dyn Source>,
     chain: Mutex<Chain>,
+    /// When it was read to its end last.
+    read: Mutex<Option<tokio::time::Instant>>,
     /// Held by whoever reads on.
     file: tokio::sync::Mutex<File>,
     path: PathBuf,
@@ -97,11 +102,15 @@ impl FolderRegistry {
         let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
         let file = opened.and_then(|file| file.set_len(bytes).map(|()| file));
         let file = file.map_err(|e| format!("cannot write {}: {e}", path.display()))?;
-        Ok(Self { source, chain: Mutex::new(chain), file: tokio::sync::Mutex::new(file), path })
+        Ok(Self { source, chain: Mutex::new(chain), read: Mutex::new(None), file: tokio::sync::Mutex::new(file), path })
     }
 
     fn chain(&self) -> MutexGuard<'_, Chain> {
         self.chain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> MutexGuard<'_, Option<tokio::time::Instant>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks until there is an answer: a gateway that restarts costs no round. Who waits gives up with the round.
@@ -155,6 +164,7 @@ impl Registry for FolderRegistry {
             let mut longer = self.chain().clone();
             let entries = self.part(longer.head()).await?;
             if entries.is_empty() {
+                *self.read() = Some(tokio::time::Instant::now());
                 return Ok(());
             }
             let mut lines = Vec::new();
@@ -170,6 +180,11 @@ impl Registry for FolderRegistry {
             written.map_err(|e| Alarm::new("registry", format!("cannot write {}: {e}", self.path.display())))?;
             *self.chain() = longer;
         }
+    }
+
+    async fn freshen(&self) -> Result<(), Alarm> {
+        let fresh = self.read().is_some_and(|read| read.elapsed() < FRESH);
+        if fresh { Ok(()) } else { self.refresh().await }
     }
 
     fn head(&self) -> RegistryHead {

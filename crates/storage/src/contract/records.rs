@@ -29,7 +29,7 @@ fn delete(key: &str, expect: Expect) -> Write {
 }
 
 fn batch(writes: Vec<Write>) -> Batch {
-    Batch { name: "contract", fence: None, writes }
+    Batch { writes, ..Batch::new("contract") }
 }
 
 async fn ok(store: &dyn Records, writes: Vec<Write>) {
@@ -214,7 +214,7 @@ pub async fn a_fence_admits_only_the_current_epoch(make: Make<'_>) {
     let (store, clock) = fresh(make);
     let try_epoch = async |epoch: u64| {
         let fence = Some(Fence { lease: "job".to_owned(), epoch });
-        store.commit(Batch { name: "fenced", fence, writes: vec![put("k", &epoch.to_string(), Expect::Any)] }).await
+        store.commit(Batch { fence, ..batch(vec![put("k", &epoch.to_string(), Expect::Any)]) }).await
     };
     let fenced = |result: Result<(), StoreError>, presented: u64| {
         let right =

@@ -5,8 +5,8 @@
 //! get, scan ────────────────▶ bounded queue ─▶ reader threads (read-only connections, WAL snapshots)
 //! ```
 //!
-//! Promises: an answer of `commit` means the write-ahead log is on disk (`synchronous=FULL`); calls that wait together
-//! share one fsync; a refused batch undoes only itself; a row whose bytes have changed on disk is
+//! Promises: an answer of `commit` means the write-ahead log is on disk (`synchronous=FULL`), unless the batch asks for its
+//! place in the order only; calls that wait together share one fsync; a refused batch undoes only itself; a row whose bytes have changed on disk is
 //! [`StoreError::Damaged`]. A call whose future is dropped may still take effect, as after a lost connection.
 //! No async runtime is needed: the threads are the store's own, so SQLite never blocks a task.
 //! Must not know: what is inside a record.

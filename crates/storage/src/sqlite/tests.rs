@@ -12,7 +12,7 @@ fn small_disk(dir: &Path) -> SqliteRecords {
 
 fn write(key: String, len: usize) -> Batch {
     let write = Write { table: "t", key, expect: Expect::Any, value: Some(vec![7; len]) };
-    Batch { name: "test", fence: None, writes: vec![write] }
+    Batch { writes: vec![write], ..Batch::new("test") }
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn a_file_of_the_first_version_is_brought_to_this_one_with_all_its_rows() 
         let wanted: Vec<_> = rows.iter().map(|(key, value)| (key.clone(), 3, value.clone())).collect();
         assert!(found == wanted, "{} rows", found.len());
         let expected = Write { table: "t", key: "007".to_owned(), expect: Expect::Version(4), value: None };
-        let refused = store.commit(Batch { name: "test", fence: None, writes: vec![expected] }).await;
+        let refused = store.commit(Batch { writes: vec![expected], ..Batch::new("test") }).await;
         assert!(matches!(refused, Err(StoreError::Conflict { .. })));
     }
 }

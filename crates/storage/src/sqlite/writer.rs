@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! take the first job, drain what else waits ─▶ BEGIN ─▶ per job: SAVEPOINT, apply, RELEASE or ROLLBACK TO
-//!                                             ─▶ one COMMIT (fsync) ─▶ answer all
+//!                                             ─▶ one COMMIT (fsync, unless all are only ordered) ─▶ answer all
 //! ```
 //!
 //! Promises: nobody is answered before the COMMIT that holds their writes; a refusal undoes its own savepoint only; a
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aivillage_base::ports::{Batch, StoreError};
+use aivillage_base::ports::{Batch, Durability, StoreError};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
@@ -45,11 +45,13 @@ pub(super) struct Writer {
     clock: StoreClock,
     sync: Arc<SyncMeter>,
     path: PathBuf,
+    /// What a COMMIT of the connection survives now.
+    durability: Durability,
 }
 
 impl Writer {
     pub(super) fn new(connection: Connection, clock: StoreClock, sync: Arc<SyncMeter>, path: &Path) -> Self {
-        Self { connection, clock, sync, path: path.to_owned() }
+        Self { connection, clock, sync, path: path.to_owned(), durability: Durability::Durable }
     }
 
     /// Serves until the store is dropped and its queue is empty.
@@ -86,6 +88,7 @@ impl Writer {
     /// One transaction for the whole group; Err = the file failed and nothing of the group is written.
     fn attempt(&mut self, group: &[Job]) -> Result<Vec<Outcome>, StoreError> {
         self.roll_back()?;
+        self.set_durability(group)?;
         let changes = self.connection.total_changes();
         self.run_sql("BEGIN IMMEDIATE")?;
         let done = self.apply_all(group).and_then(|outcomes| self.commit(changes).map(|()| outcomes));
@@ -95,6 +98,21 @@ impl Writer {
             tracing::error!(file = %self.path.display(), %error, "rolling back failed; tried again before the next write");
         }
         done
+    }
+
+    /// A COMMIT waits for the disk if anybody in the group does. One that does not leaves its pages to the next that does, in
+    /// the order of the write-ahead log.
+    fn set_durability(&mut self, group: &[Job]) -> Result<(), StoreError> {
+        let ordered = |job: &Job| matches!(&job.work, Work::Commit(b) if b.durability == Durability::Ordered);
+        let wanted = if group.iter().all(ordered) { Durability::Ordered } else { Durability::Durable };
+        if wanted != self.durability {
+            self.run_sql(match wanted {
+                Durability::Durable => "PRAGMA synchronous = FULL",
+                Durability::Ordered => "PRAGMA synchronous = NORMAL",
+            })?;
+            self.durability = wanted;
+        }
+        Ok(())
     }
 
     /// Ends a transaction that has failed. SQLite itself has ended it after some errors: then there is nothing to do.
@@ -133,9 +151,9 @@ impl Writer {
         }
     }
 
-    /// COMMIT waits for the disk only if something was written; only then it counts as a wait.
+    /// COMMIT waits for the disk only if something was written that must be durable; only then it counts as a wait.
     fn commit(&self, changes_before: u64) -> Result<(), StoreError> {
-        if self.connection.total_changes() == changes_before {
+        if self.durability == Durability::Ordered || self.connection.total_changes() == changes_before {
             return self.run_sql("COMMIT");
         }
         self.sync.time(|| self.run_sql("COMMIT"))

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use aivillage_base::Digest;
-use aivillage_base::ports::{Batch, Blobs, Expect, Fence, Records, Scan, StoreError, Write, put_blob};
+use aivillage_base::ports::{Batch, Blobs, Durability, Expect, Fence, Records, Scan, StoreError, Write, put_blob};
 use aivillage_storage::contract::ManualClock;
 use aivillage_storage::{FolderBlobs, SqliteRecords, open_embedded};
 use bytes::Bytes;
@@ -20,7 +20,7 @@ fn open(dir: &Path, clock: &Arc<ManualClock>) -> SqliteRecords {
 
 fn write(key: &str, value: &[u8]) -> Batch {
     let write = Write { table: "t", key: key.to_owned(), expect: Expect::Any, value: Some(value.to_vec()) };
-    Batch { name: "test", fence: None, writes: vec![write] }
+    Batch { writes: vec![write], ..Batch::new("test") }
 }
 
 #[tokio::test]
@@ -83,6 +83,28 @@ async fn what_writes_nothing_counts_no_fsync() {
     assert_eq!(store.sync_stats().count, 0);
     store.commit(write("k", b"v")).await.unwrap();
     assert_eq!(store.sync_stats().count, 1);
+}
+
+#[tokio::test]
+async fn batches_that_are_only_ordered_wait_for_no_disk_and_outlive_their_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(0);
+    let store = open(dir.path(), &clock);
+    let ordered = |value: &[u8]| Batch { durability: Durability::Ordered, ..write("k", value) };
+    store.commit(write("k", b"1")).await.unwrap();
+    store.commit(ordered(b"2")).await.unwrap();
+    store.commit(ordered(b"3")).await.unwrap();
+    assert_eq!(store.sync_stats().count, 1);
+    let copy = dir.path().join("copy");
+    fs::create_dir(&copy).unwrap();
+    // What a process that is killed now leaves behind.
+    for name in ["store.sqlite", "store.sqlite-wal"] {
+        fs::copy(dir.path().join(name), copy.join(name)).unwrap();
+    }
+    let row = open(&copy, &clock).get("t", "k").await.unwrap().unwrap();
+    assert_eq!((&row.value[..], row.version), (&b"3"[..], 3));
+    store.commit(write("k", b"4")).await.unwrap();
+    assert_eq!(store.sync_stats().count, 2, "the next durable one waits again");
 }
 
 /// Flips the lowest bit in the one place of `file` that holds `needle`.

@@ -64,7 +64,7 @@ fn op() -> impl Strategy<Value = Op> {
     let fence = prop::option::weighted(0.3, (table(), 0..4_u64));
     let commit = (fence, prop::collection::vec(write(), 0..5)).prop_map(|(fence, writes)| {
         let fence = fence.map(|(lease, epoch)| Fence { lease: lease.to_owned(), epoch });
-        Op::Commit(Batch { name: "twins", fence, writes })
+        Op::Commit(Batch { fence, writes, ..Batch::new("twins") })
     });
     prop_oneof![
         6 => commit,

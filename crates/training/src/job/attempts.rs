@@ -34,7 +34,7 @@ impl Job {
                         match member.state {
                             // What it said of keys is for the record, not for people.
                             MemberState::Invited | MemberState::Counted(_) => {
-                                step.changes.push(Change::Member(key.clone(), Box::new(member)));
+                                step.changes.push(Change::Words(key.clone(), Box::new(member)));
                             }
                             MemberState::Declined(_)
                             | MemberState::Failed { .. }

@@ -18,6 +18,14 @@ pub trait Registry: Send + Sync + Debug {
     /// [`Alarm`]: it does not go on from the head, or cannot be read.
     async fn refresh(&self) -> Result<(), Alarm>;
 
+    /// Reads what has happened since, unless it was read a moment ago: whoever knows more shows it in its keys.
+    ///
+    /// # Errors
+    /// As [`Self::refresh`].
+    async fn freshen(&self) -> Result<(), Alarm> {
+        self.refresh().await
+    }
+
     /// How far this node has read.
     fn head(&self) -> RegistryHead;
 

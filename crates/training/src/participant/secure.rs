@@ -161,9 +161,9 @@ impl Participant {
         }
     }
 
-    /// Begins a context with the newest registry.
+    /// Begins a context with a fresh registry.
     async fn begin(&self, invitation: &Invitation, terms: SecureTerms) -> Result<Session, Alarm> {
-        self.deps.keys.registry.refresh().await?;
+        self.deps.keys.registry.freshen().await?;
         Session::begin(invitation, terms, &self.deps.name, &self.deps.keys, &mut SystemRandom)
     }
 

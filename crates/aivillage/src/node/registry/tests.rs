@@ -146,3 +146,19 @@ async fn a_torn_line_is_read_again_and_a_damaged_one_refused() {
     let refused = FolderRegistry::open(bench.dir.path(), "ca", bench.gateway.clone()).unwrap_err();
     assert!(refused.contains("damaged"), "{refused}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_a_moment_ago_is_not_asked_for_again() {
+    let bench = Bench::new(&[1, 2]);
+    let registry = bench.open();
+    registry.freshen().await.unwrap();
+    bench.shows(Some(chain(&[1, 2, 3])));
+    registry.freshen().await.unwrap();
+    assert_eq!(registry.head().sequence, 2, "fresh");
+    tokio::time::advance(FRESH).await;
+    registry.freshen().await.unwrap();
+    assert_eq!(registry.head().sequence, 3, "old");
+    bench.shows(Some(chain(&[1, 2, 3, 4])));
+    registry.refresh().await.unwrap();
+    assert_eq!(registry.head().sequence, 4, "asked for whatever its age");
+}
