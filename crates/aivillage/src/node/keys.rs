@@ -1,10 +1,10 @@
 //! What a node brings to secure aggregation: its own signature, the keys it knows others by, the contexts it has begun.
 //!
 //! ```text
-//! DIR/contexts    the contexts it has begun, 32 bytes each, appended and synced before anything of one leaves
-//! DIR/openings    model and hash of each sum that it has helped to open, 64 bytes each, likewise
+//! DIR/contexts    the contexts it has begun, 32 bytes each, appended before anything of one leaves, synced before masked values
+//! DIR/openings    model and hash of each sum that it has helped to open, 64 bytes each, synced before it is opened
 //! ```
-//! Promise: a context is durable before its first word; secrets of a context are never here.
+//! Promise: a context is noted before its first word, and durable before a masked value leaves; secrets are never here.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -81,7 +81,19 @@ impl Contexts for FolderContexts {
         if begun.known.contains(ctx) {
             return Ok(false);
         }
-        begun.append(*ctx).map(|()| true)
+        begun.write(ctx)?;
+        begun.keep(*ctx);
+        Ok(true)
+    }
+
+    fn settle(&self) -> Result<(), String> {
+        // The file is synced beside the lock: who begins the next context does not wait for this one's disk.
+        let (path, file) = {
+            let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+            (begun.path.clone(), begun.file.try_clone())
+        };
+        let synced = file.and_then(|file| file.sync_data());
+        synced.map_err(|e| format!("cannot sync {}: {e}", path.display()))
     }
 
     fn opened(&self, model: &[u8; 32]) -> Result<Option<[u8; 32]>, String> {
@@ -95,7 +107,12 @@ impl Contexts for FolderContexts {
         let mut openings = self.openings.lock().unwrap_or_else(PoisonError::into_inner);
         match openings.opened(model) {
             Some(before) => Ok(before == *sum),
-            None => openings.append(entry).map(|()| true),
+            None => {
+                openings.write(&entry)?;
+                openings.sync()?;
+                openings.keep(entry);
+                Ok(true)
+            }
         }
     }
 }
@@ -136,14 +153,21 @@ impl<const N: usize> Entries<N> {
         Ok(Self { file, known, length, path })
     }
 
-    fn append(&mut self, entry: [u8; N]) -> Result<(), String> {
+    /// Writes an entry behind those that are kept.
+    fn write(&self, entry: &[u8; N]) -> Result<(), String> {
         // Half an entry of a write that failed would shift all that follow.
-        let written = self.file.set_len(self.length).and_then(|()| self.file.write_all(&entry));
-        let written = written.and_then(|()| self.file.sync_data());
-        written.map_err(|e| format!("cannot write {}: {e}", self.path.display()))?;
+        let written = self.file.set_len(self.length).and_then(|()| (&self.file).write_all(entry));
+        written.map_err(|e| format!("cannot write {}: {e}", self.path.display()))
+    }
+
+    /// What was written counts from now on.
+    fn keep(&mut self, entry: [u8; N]) {
         self.length += N as u64;
         self.known.insert(entry);
-        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), String> {
+        self.file.sync_data().map_err(|e| format!("cannot sync {}: {e}", self.path.display()))
     }
 }
 
@@ -157,6 +181,7 @@ mod tests {
         let contexts = FolderContexts::open(dir.path()).unwrap();
         assert_eq!(contexts.begin(&[1; 32]), Ok(true));
         assert_eq!(contexts.begin(&[1; 32]), Ok(false));
+        assert_eq!(contexts.settle(), Ok(()));
         let torn = [[1; 32].as_slice(), &[2; 5]].concat();
         std::fs::write(dir.path().join("contexts"), torn).unwrap();
         let again = FolderContexts::open(dir.path()).unwrap();

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use aivillage_base::Architecture;
@@ -106,6 +107,8 @@ impl Participant {
             Ok(session) => session,
             Err(alarm) => return self.raise(&key, &alarm).await,
         };
+        let contexts = Arc::clone(&self.deps.keys.contexts);
+        let mut settling = Some(tokio::task::spawn_blocking(move || contexts.settle()));
         if !self.word(&invitation, &session).await {
             return;
         }
@@ -149,7 +152,7 @@ impl Participant {
             if session.has_masks()
                 && let Some(prepared) = trained.take()
             {
-                match self.mask(&mut session, prepared, invitation.architecture.clone()).await {
+                match self.mask(&mut session, prepared, invitation.architecture.clone(), settling.take()).await {
                     Ok(masked) => delivered = self.deliver(&invitation, masked).await,
                     Err(alarm) => return self.raise(&key, &alarm).await,
                 }
@@ -179,13 +182,18 @@ impl Participant {
         session.step(message, keys, &mut SystemRandom)
     }
 
-    /// Masks an update, and keeps the state that belongs to it.
+    /// Masks an update once its context is durable, and keeps the state that belongs to it.
     async fn mask(
         &self,
         session: &mut Session,
         prepared: Prepared,
         architecture: Architecture,
+        settling: Option<JoinHandle<Result<(), String>>>,
     ) -> Result<Prepared, Alarm> {
+        if let Some(settling) = settling {
+            let settled = settling.await.map_err(|e| e.to_string()).flatten();
+            settled.map_err(|detail| Alarm::new("contexts", detail))?;
+        }
         session.fits(&prepared)?;
         let masking = session.masking()?;
         let store = Arc::clone(&self.deps.state);

@@ -27,13 +27,20 @@ pub trait Pins: Send + Sync + Debug {
 /// The contexts that a node has begun.
 ///
 /// # Behavior
-/// - `begin` returns after the context is durable, so that a node that restarts never begins one again.
+/// - A node that restarts never begins a context again: `begin` returns after the note outlives the process, `settle` after
+///   it outlives the machine. Between them only keys and their shares leave, which say nothing of the data.
 pub trait Contexts: Send + Sync + Debug {
     /// Notes a context; false = it was begun before.
     ///
     /// # Errors
     /// One sentence; nothing of the context may be said then.
     fn begin(&self, ctx: &[u8; 32]) -> Result<bool, String>;
+
+    /// Waits until all contexts begun so far are durable. Blocks on the disk: for blocking threads.
+    ///
+    /// # Errors
+    /// One sentence; no masked value may leave then.
+    fn settle(&self) -> Result<(), String>;
 
     /// Which sum this node has opened that starts from this model; None = none yet.
     ///
@@ -101,6 +108,10 @@ impl MemoryContexts {
 impl Contexts for MemoryContexts {
     fn begin(&self, ctx: &[u8; 32]) -> Result<bool, String> {
         Ok(self.lock().0.insert(*ctx))
+    }
+
+    fn settle(&self) -> Result<(), String> {
+        Ok(())
     }
 
     fn opened(&self, model: &[u8; 32]) -> Result<Option<[u8; 32]>, String> {
