@@ -4,6 +4,8 @@
 //! Bell et al. 2020; k = n - 1 is the full graph, so there is one path.
 //!
 //! ```text
+//! draw ----- everybody's nonces, committed   roster -- who takes part, by whose keys
+//!            to before any is known
 //! graph ---- who are my neighbours          keys ---- a secret with each of them, boxes to them, commitments
 //! threshold  how many, and how many of      shamir -- shares of my two seeds, one for each neighbour
 //!            them rebuild a seed            field --- GF(2^16) below the shares
@@ -15,6 +17,7 @@
 //! y; of who dropped out the masking key is rebuilt from shares, of who stayed the own seed, never both of one participant.
 
 pub mod coordinator;
+pub mod draw;
 pub mod field;
 pub mod graph;
 pub mod keys;

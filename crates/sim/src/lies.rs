@@ -18,6 +18,10 @@ pub enum Lie {
     SwappedKeys,
     /// Somebody is missing on the roster that one half is shown.
     SplitRoster,
+    /// Another nonce stands under somebody's name, so that the graph is another one.
+    ForgedNonce,
+    /// One half is not shown somebody's nonce.
+    SplitNonces,
     /// Two boxes change places.
     ForeignBoxes,
     /// One half is told that somebody left who is still there.
@@ -40,10 +44,12 @@ pub enum Lie {
 
 impl Lie {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::ReplacedKey,
         Self::SwappedKeys,
         Self::SplitRoster,
+        Self::ForgedNonce,
+        Self::SplitNonces,
         Self::ForeignBoxes,
         Self::SplitSurvivors,
         Self::FewSurvivors,
@@ -107,6 +113,16 @@ impl Liar {
             (Lie::SplitRoster, SecureDown::Roster { adverts }) if half => {
                 if let Some(at) = adverts.iter().rposition(|advert| advert.peer != *to) {
                     adverts.remove(at);
+                }
+            }
+            (Lie::ForgedNonce, SecureDown::Reveals { reveals }) => {
+                if let Some(revealed) = reveals.iter_mut().find(|revealed| revealed.name != to.name) {
+                    revealed.nonce = Hex([9; 32]);
+                }
+            }
+            (Lie::SplitNonces, SecureDown::Reveals { reveals }) if half => {
+                if let Some(at) = reveals.iter().rposition(|revealed| revealed.name != to.name) {
+                    reveals.remove(at);
                 }
             }
             (Lie::ForeignBoxes, SecureDown::Boxes { boxes, .. }) => {

@@ -16,13 +16,14 @@ use aivillage_training::participant::policy::{Moment, Refusal, judge};
 use aivillage_training::participant::secure::Session;
 use aivillage_training::participant::state::{end, settle};
 use aivillage_training::participant::{
-    Keys, MemoryContexts, MemoryPins, MemoryState, NoRegistry, NodePolicy, NodeState as _, Prepared, Received, prepare,
+    Draws, Keys, MemoryContexts, MemoryPins, MemoryState, NoRegistry, NodePolicy, NodeState as _, Prepared, Received,
+    prepare,
 };
 use aivillage_training::round::RESTARTED;
 use bytes::Bytes;
 
 use crate::events::{AtNode, Question, Reply, Wire};
-use crate::time::ready;
+use crate::time::{SimClock, ready};
 use crate::trainer;
 use crate::witness::Breach;
 use crate::world::{Asker, World};
@@ -78,21 +79,26 @@ pub(crate) struct Node {
     calls: BTreeMap<u64, Call>,
 }
 
+/// What a node brings to secure aggregation.
+pub(crate) fn keys(signer: KeyInMemory, clock: Arc<SimClock>) -> Keys {
+    Keys {
+        signer: Arc::new(signer),
+        pins: Arc::<MemoryPins>::default(),
+        contexts: Arc::<MemoryContexts>::default(),
+        registry: Arc::new(NoRegistry),
+        draws: Arc::new(Draws::new(clock)),
+    }
+}
+
 impl Node {
     pub(crate) fn new(
         index: usize,
         peer: Peer,
         trainer: Arc<dyn Trainer>,
         policy: NodePolicy,
-        signer: KeyInMemory,
+        keys: Keys,
         processes: usize,
     ) -> Self {
-        let keys = Keys {
-            signer: Arc::new(signer),
-            pins: Arc::<MemoryPins>::default(),
-            contexts: Arc::<MemoryContexts>::default(),
-            registry: Arc::new(NoRegistry),
-        };
         Self {
             keys,
             index,

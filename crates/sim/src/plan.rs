@@ -35,6 +35,8 @@ pub struct Plan {
     pub hostile: bool,
     /// Are updates summed under masks?
     pub secure: bool,
+    /// Is it drawn who masks with whom, as in large cohorts?
+    pub drawn: bool,
     /// Are updates kept as blobs, however small?
     pub store_updates: bool,
     /// Are updates kept after their round, where their node allows it (every second one does)?
@@ -95,6 +97,7 @@ impl Plan {
             strategy: strategy_of(seed, min_participants),
             hostile: false,
             secure,
+            drawn: SeededRng::new("drawn", seed, &[]).below(2) == 0,
             store_updates: rng.below(2) == 0,
             requests: 12,
             cancel_last: rng.below(6) == 0,

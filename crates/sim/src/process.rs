@@ -16,6 +16,7 @@ use aivillage_training::kept::Kept;
 use aivillage_training::record::{JobRecord, MemberRecord, RoundRecord, Saved};
 use aivillage_training::recruit::Candidate;
 use aivillage_training::refusals::fault_of;
+use aivillage_training::secure::FULL_GRAPH_MAX;
 use aivillage_training::step::{Change, ComputeError, Effect, Input, Step};
 use aivillage_training::store;
 use bytes::Bytes;
@@ -359,7 +360,7 @@ impl Process {
             let Some(saved) = careless.or(fresh) else { continue };
             self.note(&saved);
             let (now, kept) = (self.now(world), Kept::of(&saved));
-            let mut job = Job::restore(now, saved, rules());
+            let mut job = Job::restore(now, saved, rules(world.plan.drawn));
             let mut all = if world.conduct.resumes() { job.resume(now) } else { Step::default() };
             for node in self.streams.keys() {
                 merge(&mut all, job.step(now, Input::Joined(self.candidates[*node].clone())));
@@ -374,8 +375,9 @@ impl Process {
     }
 }
 
-fn rules() -> Rules {
-    Rules { selection: Selection::Random, silence_ms: SILENCE_MS }
+fn rules(drawn: bool) -> Rules {
+    let full_graph_max = if drawn { 0 } else { FULL_GRAPH_MAX };
+    Rules { selection: Selection::Random, silence_ms: SILENCE_MS, full_graph_max }
 }
 
 fn merge(all: &mut Step, step: Step) {

@@ -18,11 +18,11 @@ use aivillage_training::{Trainer, store};
 
 use crate::events::{AtNode, AtProcess, Client, Event, Fate, Wire};
 use crate::faults::{FaultKind, Tally};
-use crate::node::Node;
+use crate::node::{self, Node};
 use crate::plan::Plan;
 use crate::process::Process;
 use crate::serving::{self, Served, Submission};
-use crate::time::ready;
+use crate::time::{SimClock, ready};
 use crate::trainer::{FEATURES, architecture};
 use crate::witness::{Breach, Violation};
 use crate::world::{Asker, Halt, World};
@@ -102,8 +102,11 @@ impl Village {
             retain_updates: if n.is_multiple_of(2) { RetainUpdates::IfAsked } else { RetainUpdates::Withheld },
             ..NodePolicy::default()
         };
-        let node =
-            |n: usize| Node::new(n, peers[n].clone(), trainers[n].clone(), policy(n), signer(n), plan.coordinators);
+        let clock = Arc::<SimClock>::default();
+        let node = |n: usize| {
+            let keys = node::keys(signer(n), clock.clone());
+            Node::new(n, peers[n].clone(), trainers[n].clone(), policy(n), keys, plan.coordinators)
+        };
         let nodes = (0..plan.nodes).map(node).collect();
         let processes = (0..plan.coordinators).map(|i| Process::new(i, candidates.clone())).collect();
         let jobs = (0..plan.jobs).map(|j| plan.spec(j)).collect();
@@ -115,7 +118,7 @@ impl Village {
         };
         let requests = (0..plan.requests).map(|n| request(n, &mut rng)).collect();
         let served = Served { peers, ..served() };
-        let world = World::new(seed, plan, served);
+        let world = World::new(seed, clock, plan, served);
         Self { seed, world, processes, nodes, jobs, requests }
     }
 

@@ -59,8 +59,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, plan: Plan, served: Served) -> Self {
-        let clock = Arc::new(SimClock::default());
+    pub(crate) fn new(seed: u64, clock: Arc<SimClock>, plan: Plan, served: Served) -> Self {
         Self {
             conduct: Arc::clone(&plan.conduct),
             skews: vec![0; plan.coordinators],

@@ -24,6 +24,7 @@ use crate::kept::Kept;
 use crate::record::{Counted, JobRecord, MemberRecord, RoundRecord, Saved, Stage};
 use crate::recruit::{self, Candidate};
 use crate::refusals::{self, Warning};
+use crate::secure::FULL_GRAPH_MAX;
 use crate::shared::{Board, Shared, lock};
 use crate::spec::{CatalogueModel, JobRequest, JobSpec, ModelChoice, resolve};
 use crate::status::job_view;
@@ -98,6 +99,7 @@ impl Coordinator {
         Rules {
             selection: config.selection,
             silence_ms: u64::try_from(config.selection_timeout.as_millis()).unwrap_or(u64::MAX),
+            full_graph_max: FULL_GRAPH_MAX,
         }
     }
 

@@ -34,6 +34,8 @@ pub struct Rules {
     pub selection: Selection,
     /// How long a silent member is waited for, in milliseconds.
     pub silence_ms: u64,
+    /// Up to how many members of a secure round each masks with all others; above, the graph is drawn.
+    pub full_graph_max: u32,
 }
 
 /// Tells one state of what a job offers from another, without making the list.
@@ -251,7 +253,8 @@ impl Job {
     fn joined(&mut self, now: Now, candidate: Candidate, step: &mut Step) {
         let peer = candidate.peer.clone();
         // A node that comes back may have another policy: it is asked again.
-        if self.record.declined.remove(&peer.name).is_some() | self.record.excluded.remove(&peer.name).is_some() {
+        let excluded = self.record.excluded.remove(&peer.name).is_some() | self.record.withheld.remove(&peer.name);
+        if self.record.declined.remove(&peer.name).is_some() | excluded {
             step.changes.push(self.job_change());
         }
         self.candidates.insert(peer.name.clone(), candidate);

@@ -41,14 +41,14 @@ use secure::Heard;
 
 pub use policy::NodePolicy;
 pub use registry::{NoRegistry, Registry};
-pub use secure::{Contexts, Keys, MemoryContexts, MemoryPins, Pins};
+pub use secure::{Contexts, Draws, Keys, MemoryContexts, MemoryPins, Pins};
 pub use state::{LocalState, MemoryState, NodeState};
 pub use update::{Prepared, Received, prepare};
 
 /// Something this node sends away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SentEntry {
-    /// `update`, `answer` or `failure`; of secure aggregation `advert`, `shares`, `agreement`, `opening`, `alarm`.
+    /// `update`, `answer` or `failure`; of secure aggregation `advert`, `reveal`, `shares`, `agreement`, `opening`, `alarm`.
     pub kind: &'static str,
     /// Which attempt.
     pub key: RoundKey,

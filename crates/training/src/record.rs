@@ -2,7 +2,7 @@
 //!
 //! Records are JSON with a `schema` number; a newer number than [`SCHEMA`] is refused at load, never guessed at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,10 @@ pub struct JobRecord {
     /// Nodes that sent what no honest node sends, and what that was: not invited again until they connect anew.
     #[serde(default)]
     pub excluded: BTreeMap<NodeName, String>,
+    /// Nodes that withheld what everybody had to say for an attempt to go on: not invited while there are enough others,
+    /// until they connect anew.
+    #[serde(default)]
+    pub withheld: BTreeSet<NodeName>,
     /// Whose sum of the next round may have been opened already, though no model came of it: another set of nodes would let
     /// their difference be read, so the round is made of exactly these.
     #[serde(default)]
@@ -76,6 +80,7 @@ impl JobRecord {
             state: Vec::new(),
             receipts: BTreeMap::new(),
             excluded: BTreeMap::new(),
+            withheld: BTreeSet::new(),
             opening: None,
             rounds_done: 0,
             attempts: 0,

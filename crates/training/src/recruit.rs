@@ -88,6 +88,11 @@ pub fn cohort(
     if eligible.len() < min {
         return Err(missing(job, candidates.len(), eligible.len()));
     }
+    // Only while there are enough others: it may be somebody else's doing that they were not heard.
+    let heard = |c: &&Candidate| !job.withheld.contains(&c.peer.name);
+    if job.opening.is_none() && eligible.iter().filter(|c| heard(c)).count() >= min {
+        eligible.retain(heard);
+    }
     let max = job.spec.max_participants as usize;
     if eligible.len() > max {
         choose(&mut eligible, job, selection);

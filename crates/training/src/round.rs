@@ -21,7 +21,7 @@ use aivillage_base::time::Now;
 use aivillage_base::wire::{BlobRef, Declined, Peer, RoundKey, UpdateHeader, UpdateReply};
 use aivillage_base::{Digest, NodeName};
 use aivillage_privacy::secagg::ring::Width;
-use aivillage_privacy::secagg::roster::Roster;
+use aivillage_privacy::secagg::roster::{Listed, Roster};
 
 use crate::record::{Base, Counted, MemberRecord, MemberState, RoundRecord, SecureRecord, Stage, StateSlot};
 use crate::strategy::Buffer;
@@ -123,6 +123,8 @@ pub struct Round {
     /// Elapsed time when the open step of keying or unmasking began.
     step_ms: u64,
     /// The keys that were fixed, under secure aggregation.
+    listed: Option<Arc<Listed>>,
+    /// Who masks with whom, once that is known.
     roster: Option<Arc<Roster>>,
 }
 
@@ -161,8 +163,9 @@ impl Round {
                 (member.record.peer.name.clone(), member)
             })
             .collect();
-        let roster = Self::fixed_roster(&record, &members);
-        Self { record, members, limits, base_ms: now.monotonic_ms, offers: 0, step_ms: since_ms, roster }
+        let listed = Self::fixed_adverts(&record, &members);
+        let roster = listed.as_deref().and_then(|listed| Self::fixed_roster(listed, &record, &members));
+        Self { record, members, limits, base_ms: now.monotonic_ms, offers: 0, step_ms: since_ms, listed, roster }
     }
 
     /// The record, with the time spent so far.

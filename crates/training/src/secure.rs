@@ -6,10 +6,11 @@
 
 use aivillage_base::fixed::Grid;
 use aivillage_base::wire::LocalMetrics;
-use aivillage_base::wire::secure::{SecureTerms, Withstands};
+use aivillage_base::wire::secure::{GraphKind, SecureTerms, Withstands};
 use aivillage_privacy::secagg::mask::{self, MaskKey, Sign};
 use aivillage_privacy::secagg::ring::{self, Overflow, Width};
 use aivillage_privacy::secagg::roster::COHORT_MIN;
+pub use aivillage_privacy::secagg::threshold::FULL_GRAPH_MAX;
 
 use crate::aggregate::Totals;
 use crate::strategy::Weighting;
@@ -27,9 +28,8 @@ const LOSS_SCALE: f64 = 4096.0;
 /// Steps of an accuracy a unit.
 const ACCURACY_SCALE: f64 = 1_048_576.0;
 
-/// Largest cohort: above, each participant would mask with some of the others only, chosen by lots that this version does not
-/// draw in a way that the coordinator cannot bend (it takes a round of commitments).
-pub const COHORT_MAX: u32 = 128;
+/// Largest cohort: what is kept and sent of keys grows with its square, and the gateway has to hold it.
+pub const COHORT_MAX: u32 = 512;
 
 /// What a job withstands if it does not say, and what each node asks for at least: a fifth of the cohort works with the coordinator, a quarter leaves, and the
 /// coordinator lies about who is left.
@@ -40,6 +40,12 @@ pub const WITHSTANDS: Withstands =
 #[must_use]
 pub fn width(terms: &SecureTerms) -> Option<Width> {
     Width::ALL.into_iter().find(|width| width.bits() == terms.bits)
+}
+
+/// Who masks with whom in a cohort of this size.
+#[must_use]
+pub fn graph(cohort: u32, full_max: u32) -> GraphKind {
+    if cohort <= full_max { GraphKind::Full } else { GraphKind::Drawn }
 }
 
 /// The terms of a round of `cohort` nodes, of which at least `min` must survive, none with more than `examples_max` examples.
@@ -62,6 +68,7 @@ pub fn terms(
         bits: width.bits(),
         by_examples: weighting == Weighting::Examples,
         weight_max,
+        graph: graph(cohort, FULL_GRAPH_MAX),
         withstands,
     })
 }
@@ -85,13 +92,18 @@ pub fn check_terms(terms: &SecureTerms) -> Result<Width, String> {
     if !lying_coordinator || corrupt.is_nan() || corrupt < WITHSTANDS.corrupt || neighbours.is_some() {
         return Err(format!(
             "the terms let the coordinator off too lightly: this node asks for a threshold against one that lies and has {} of \
-             the cohort on its side, on the full graph",
+             the cohort on its side, and itself computes how many neighbours that takes",
             WITHSTANDS.corrupt
         ));
     }
     if terms.cohort_min < COHORT_MIN || terms.cohort_max > COHORT_MAX {
         let (min, max) = (terms.cohort_min, terms.cohort_max);
         return Err(format!("a cohort of {min} to {max} is outside {COHORT_MIN} to {COHORT_MAX}"));
+    }
+    // A drawn graph is as safe in a small cohort: its threshold is computed for each size. The full one costs too much.
+    if terms.graph == GraphKind::Full && terms.cohort_max > FULL_GRAPH_MAX {
+        let max = terms.cohort_max;
+        return Err(format!("all of {max} would mask with all, which is more work than {FULL_GRAPH_MAX} may ask for"));
     }
     let bound = u64::from(Grid::default().bound.unsigned_abs());
     let needed = Width::for_sum(u64::from(terms.cohort_max), u64::from(terms.weight_max), bound);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use aivillage_base::fixed::Grid;
 use aivillage_base::ports::Payload;
-use aivillage_base::wire::secure::{Advert, Hex, Opening, SecureTerms, SecureUp};
+use aivillage_base::wire::secure::{Advert, Hex, Opening, Revealed, SecureTerms, SecureUp};
 use aivillage_base::wire::{BlobRef, Declined, Down, LocalTraining, Peer, RoundKey, UpdateHeader, UpdateReply};
 use aivillage_base::{Architecture, Digest, NodeName};
 
@@ -135,6 +135,8 @@ pub struct Opened {
     pub ctx: Hex<32>,
     /// The roster.
     pub adverts: Vec<Advert>,
+    /// The nonces of which its graph is drawn, in name order; none where all mask with all.
+    pub reveals: Vec<Revealed>,
     /// Who sent shares, in name order.
     pub sharers: Vec<NodeName>,
     /// Commitments of the survivors to the seeds of their own masks.

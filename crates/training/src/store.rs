@@ -117,7 +117,8 @@ fn step_name(record: &RoundRecord) -> &'static str {
     let Some(secure) = &record.secure else { return "round_opened" };
     match (&record.stage, secure.agreed.is_empty()) {
         (Stage::Keying, _) if secure.roster.is_empty() => "round_opened",
-        (Stage::Keying, _) => "roster_fixed",
+        (Stage::Keying, _) if secure.drawn.is_none() => "roster_fixed",
+        (Stage::Keying, _) => "graph_drawn",
         (Stage::Collecting, _) => "sharers_fixed",
         (_, true) => "survivors_fixed",
         (_, false) => "agreements_fixed",

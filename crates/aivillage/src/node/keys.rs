@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aivillage_base::NodeId;
+use aivillage_base::time::SystemClock;
 use aivillage_link::Identity;
 use aivillage_privacy::secagg::signed::Signer;
-use aivillage_training::participant::{Contexts, Keys, Pins, Registry};
+use aivillage_training::participant::{Contexts, Draws, Keys, Pins, Registry};
 
 use super::pins::{FirstUse, OnRoster};
 use crate::roster::Roster;
@@ -36,7 +37,8 @@ pub(super) fn keys(
         None => Arc::new(FirstUse::open(dir, identity.id())?),
     };
     let contexts = Arc::new(FolderContexts::open(dir)?);
-    Ok(Keys { signer: Arc::new(LinkSigner(identity)), pins, contexts, registry })
+    let draws = Arc::new(Draws::new(Arc::new(SystemClock::new())));
+    Ok(Keys { signer: Arc::new(LinkSigner(identity)), pins, contexts, registry, draws })
 }
 
 /// Signs with the key that the node is enrolled under.

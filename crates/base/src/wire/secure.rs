@@ -69,8 +69,20 @@ pub struct SecureTerms {
     pub by_examples: bool,
     /// Largest such factor.
     pub weight_max: u32,
+    /// Who masks with whom.
+    pub graph: GraphKind,
     /// What the threshold of the secret sharing must withstand.
     pub withstands: Withstands,
+}
+
+/// Who masks with whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GraphKind {
+    /// Everybody with everybody: adverts carry nonces.
+    Full,
+    /// Each with a few others, by lot: adverts carry commitments to nonces, which are revealed once the roster is fixed.
+    Drawn,
 }
 
 /// Assumptions behind a threshold: how much may go wrong.
@@ -112,11 +124,33 @@ pub struct Advert {
     pub box_key: Hex<32>,
     /// X25519 key that pairwise masks derive from.
     pub mask_key: Hex<32>,
-    /// 32 random bytes towards the order of the graph.
+    /// 32 random bytes towards the order of the graph; where it is drawn, the commitment to them.
     pub nonce: Hex<32>,
     /// The registry of enrolments as this participant was shown it.
     pub registry: RegistryHead,
     /// By `peer.id`.
+    pub signature: Hex<64>,
+}
+
+/// Between steps 0 and 1, where the graph is drawn: what an advert has committed to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reveal {
+    /// Hash of the adverts that the sender was shown.
+    pub roster: Hex<32>,
+    /// The nonce.
+    pub nonce: Hex<32>,
+    /// By the sender's enrolled key.
+    pub signature: Hex<64>,
+}
+
+/// The same, downward: whose nonce it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revealed {
+    /// Who.
+    pub name: NodeName,
+    /// Its nonce.
+    pub nonce: Hex<32>,
+    /// Its signature, which covers the roster.
     pub signature: Hex<64>,
 }
 
@@ -195,6 +229,8 @@ pub struct Opening {
 pub enum SecureUp {
     /// Step 0.
     Advert(Box<Advert>),
+    /// Between steps 0 and 1, where the graph is drawn.
+    Reveal(Reveal),
     /// Step 1.
     Shares(Shares),
     /// Step 3.
@@ -214,10 +250,15 @@ pub enum SecureUp {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum SecureDown {
-    /// Step 1: everybody's keys, in name order.
+    /// Step 1: everybody's keys, in name order. Where the graph is drawn, its answer is a reveal.
     Roster {
         /// All adverts, the receiver's among them.
         adverts: Vec<Advert>,
+    },
+    /// Step 1, where the graph is drawn: everybody's nonces, in name order.
+    Reveals {
+        /// One for each advert.
+        reveals: Vec<Revealed>,
     },
     /// Step 2: the shares for the receiver, in name order.
     Boxes {

@@ -86,14 +86,15 @@ pub fn check_shares(roster: &Roster, from: usize, shares: &Shares) -> Result<(),
     if signed { Ok(()) } else { Err("the shares are not signed by their sender's enrolled key".to_owned()) }
 }
 
-/// The boxes for one participant, by the names of their senders.
+/// The boxes for one participant, by the names of their senders, of what passed [`check_shares`].
 #[must_use]
-pub fn boxes_for(roster: &Roster, sent: &BTreeMap<NodeName, Shares>, to: usize) -> Vec<SealedShares> {
+pub fn boxes_for<'s>(roster: &Roster, sent: impl Fn(&NodeName) -> Option<&'s Shares>, to: usize) -> Vec<SealedShares> {
     let name = &roster.adverts()[to].peer.name;
     let from = |place: usize| {
         let sender = &roster.adverts()[place].peer.name;
-        let sealed = sent.get(sender)?.boxes.iter().find(|sealed| sealed.with == *name)?;
-        Some(SealedShares { with: sender.clone(), sealed: sealed.sealed })
+        let boxes = &sent(sender)?.boxes;
+        let at = boxes.binary_search_by(|sealed| sealed.with.cmp(name)).ok()?;
+        Some(SealedShares { with: sender.clone(), sealed: boxes[at].sealed })
     };
     roster.neighbours(to).into_iter().filter_map(from).collect()
 }
@@ -221,6 +222,17 @@ fn rebuild(
     };
     let (secret, bad) = shamir::combine_checked(shares, threshold, is_right).map_err(wrong)?;
     Ok((Zeroizing::new(secret), bad))
+}
+
+/// Are there as many holders of each sharer's secrets among the sharers as rebuild one? Else a participant would be led into
+/// an alarm. On the full graph that is so if they are as many as the quorum.
+#[must_use]
+pub fn all_held(roster: &Roster, sharers: &[NodeName]) -> bool {
+    let shares: Vec<bool> =
+        roster.adverts().iter().map(|advert| sharers.binary_search(&advert.peer.name).is_ok()).collect();
+    let held = |place: usize| roster.holders(place).into_iter().filter(|holder| shares[*holder]).count();
+    let threshold = roster.plan().threshold;
+    (0..shares.len()).all(|place| !shares[place] || held(place) >= threshold)
 }
 
 /// Can everything be opened that has to be, by the shares of those who `answered`? Also asked of those who vouch for the

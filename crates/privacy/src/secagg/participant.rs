@@ -1,8 +1,9 @@
 //! One participant of one context, as a pure machine that never says two different things.
 //!
 //! ```text
-//! begin -> advert -> roster -> shares -> boxes -> masks, input -> survivors -> agreement -> agreements -> opening
-//!             \_________\_________\__________\______________\________________\-> alarm: silent for ever
+//! begin -> advert -> roster -> (reveal -> reveals ->) shares -> boxes -> masks, input -> survivors -> agreement
+//!            \________\___________\__________________\________\______________\      -> agreements -> opening
+//!                                                                              \-> alarm: silent for ever
 //! ```
 //! Promises: each step answers the first message of its kind; the same message again gets the same answer, another one is an
 //! alarm, and after an alarm nothing is answered any more. Of nobody are both secrets opened. All secrets live in memory only
@@ -11,7 +12,6 @@
 //! Must not know: how messages travel, what the values mean.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use rand_core::CryptoRng;
 use sha2::{Digest as _, Sha256};
@@ -20,16 +20,18 @@ use zeroize::Zeroizing;
 use aivillage_base::NodeName;
 use aivillage_base::wire::Peer;
 use aivillage_base::wire::secure::{
-    Advert, Agreed, Agreement, Hex, MaskedInput, OpenedShare, Opening, RegistryHead, SealedShares, Secret, SecureTerms,
-    Shares,
+    Advert, Agreed, Agreement, GraphKind, Hex, MaskedInput, OpenedShare, Opening, RegistryHead, Reveal, SealedShares,
+    Secret, SecureTerms, Shares,
 };
 
+use super::draw::commitment;
 use super::keys::{self, KeyPair};
 use super::mask::{MaskKey, Sign};
-use super::roster::{Alarm, Roster, advert_text};
-use super::shamir;
+use super::roster::{Alarm, Listed, Roster, advert_step, advert_text};
 use super::signed::{Context, Signer, Step, sign};
-use super::texts::{opening_digest, shares_digest};
+use super::texts::opening_digest;
+
+mod join;
 
 /// Domain of the keys that shares are sealed with.
 const BOX: &str = "aivillage secagg box v1";
@@ -47,6 +49,13 @@ struct Held {
     mask_key: Zeroizing<[u8; 32]>,
     /// A share of the seed of the own mask.
     seed: Zeroizing<[u8; 32]>,
+}
+
+/// What is known once the adverts are.
+struct Shown {
+    listed: Listed,
+    /// What lets its nonce be known, where the graph is drawn.
+    reveal: Option<Reveal>,
 }
 
 /// What is known once the roster is.
@@ -67,7 +76,10 @@ pub struct Participant {
     box_pair: KeyPair,
     mask_pair: KeyPair,
     seed: Zeroizing<[u8; 32]>,
+    /// What the graph is drawn of; unknown to others until it is revealed.
+    nonce: Hex<32>,
     advert: Advert,
+    shown: Option<Shown>,
     joined: Option<Joined>,
     /// Who sent shares.
     sharers: Option<Vec<NodeName>>,
@@ -108,22 +120,28 @@ impl Participant {
         let (mut seed, mut nonce) = (Zeroizing::new([0; 32]), [0; 32]);
         rng.fill_bytes(seed.as_mut());
         rng.fill_bytes(&mut nonce);
+        let nonce = Hex(nonce);
         let mut advert = Advert {
             peer: Peer { id: signer.id(), name },
             box_key: Hex(box_pair.public()),
             mask_key: Hex(mask_pair.public()),
-            nonce: Hex(nonce),
+            nonce: match terms.graph {
+                GraphKind::Full => nonce,
+                GraphKind::Drawn => commitment(ctx, &signer.id(), &nonce),
+            },
             registry,
             signature: Hex([0; 64]),
         };
-        advert.signature = sign(signer, ctx, Step::Advert, &[&advert_text(&advert)]);
+        advert.signature = sign(signer, ctx, advert_step(terms.graph), &[&advert_text(&advert)]);
         Self {
             ctx,
             terms,
             box_pair,
             mask_pair,
             seed,
+            nonce,
             advert,
+            shown: None,
             joined: None,
             sharers: None,
             input: None,
@@ -161,88 +179,6 @@ impl Participant {
 
     fn alive(&self) -> Result<(), Alarm> {
         self.alarm.clone().map_or(Ok(()), Err)
-    }
-
-    /// Step 1: everybody's keys in, shares for the neighbours out.
-    ///
-    /// # Errors
-    /// [`Alarm`]: the roster is not sound, its own entry is missing or changed, a key is not vouched for, or
-    /// another roster came before.
-    pub fn roster(
-        &mut self,
-        adverts: impl Into<Arc<[Advert]>>,
-        vouch: Vouch<'_>,
-        signer: &dyn Signer,
-        rng: &mut impl CryptoRng,
-    ) -> Result<Shares, Alarm> {
-        self.alive()?;
-        let result = self.join(adverts.into(), vouch, signer, rng);
-        self.silenced(result)
-    }
-
-    fn join(
-        &mut self,
-        adverts: Arc<[Advert]>,
-        vouch: Vouch<'_>,
-        signer: &dyn Signer,
-        rng: &mut impl CryptoRng,
-    ) -> Result<Shares, Alarm> {
-        if let Some(joined) = &self.joined {
-            let same = joined.roster.adverts() == &*adverts;
-            let other = || Alarm::new("equivocation", "a second roster was sent for one context");
-            return if same { Ok(joined.shares.clone()) } else { Err(other()) };
-        }
-        let roster = Roster::new(self.ctx, &self.terms, adverts)?;
-        let name = &self.advert.peer.name;
-        let index = roster.index(name).filter(|index| roster.adverts()[*index] == self.advert);
-        let index =
-            index.ok_or_else(|| Alarm::new("own_entry", "its own keys are missing on the roster or changed"))?;
-        for advert in roster.adverts() {
-            vouch(advert)?;
-        }
-        let holders = roster.holders(index);
-        let places: Vec<u16> = holders.iter().map(|holder| share_index(*holder)).collect();
-        let threshold = roster.plan().threshold;
-        let split = |secret: &[u8; 32], rng: &mut _| {
-            shamir::split(secret, threshold, &places, rng).map_err(|e| Alarm::new("threshold", e.to_string()))
-        };
-        let mask_keys = split(&self.mask_pair.seed(), rng)?;
-        let seeds = split(&self.seed, rng)?;
-        let (mut boxes, mut held) = (Vec::with_capacity(holders.len()), BTreeMap::new());
-        let mut box_secrets = BTreeMap::new();
-        for ((holder, mask_key), seed) in holders.iter().zip(&mask_keys).zip(&seeds) {
-            if *holder == index {
-                let own = Held { mask_key: Zeroizing::new(mask_key.value), seed: Zeroizing::new(seed.value) };
-                held.insert(index, own);
-                continue;
-            }
-            let text = Zeroizing::new([mask_key.value, seed.value].concat());
-            let secret = self.box_secret(&roster, *holder)?;
-            let key = self.box_key(&secret, (index, *holder));
-            box_secrets.insert(*holder, secret);
-            let sealed = keys::seal(&key, &aad(&roster, (index, *holder)), &text, rng);
-            let sealed = Hex(sealed.try_into().expect("invariant: two shares of 32 bytes make a box of 92"));
-            boxes.push(SealedShares { with: roster.adverts()[*holder].peer.name.clone(), sealed });
-        }
-        let mut shares =
-            Shares { roster: roster.hash(), boxes, commitment: Hex(keys::commit(&self.seed)), signature: Hex([0; 64]) };
-        shares.signature = sign(signer, self.ctx, Step::Shares, &[&shares_digest(&shares)]);
-        self.joined = Some(Joined { roster, index, shares: shares.clone(), held, box_secrets });
-        Ok(shares)
-    }
-
-    /// What the keys of the boxes to and from another derive from.
-    fn box_secret(&self, roster: &Roster, other: usize) -> Result<Zeroizing<[u8; 32]>, Alarm> {
-        let advert = &roster.adverts()[other];
-        let shared = self.box_pair.shared(&advert.box_key.0);
-        let shared = shared.map_err(|e| Alarm::new("weak_key", format!("{}: {e}", advert.peer.name)))?;
-        Ok(keys::derive(&shared, &self.ctx.0, BOX))
-    }
-
-    /// The key of the box that goes from one to another. One key a direction: the two boxes of a pair never share a key.
-    fn box_key(&self, secret: &[u8; 32], (from, to): (usize, usize)) -> Zeroizing<[u8; 32]> {
-        let salt = super::signed::hash(self.ctx, b"box direction", &[&index_bytes(from), &index_bytes(to)]);
-        keys::derive(secret, &salt, BOX)
     }
 
     /// Step 2, first half: the shares that others sent. From then on it has masks.

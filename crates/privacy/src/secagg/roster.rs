@@ -1,13 +1,14 @@
 //! Who takes part in one secure round: everybody's signed keys, the graph between them, the threshold.
 //!
-//! Both sides make the same [`Roster`] of the same adverts, or refuse them with the same [`Alarm`]. An index is a place in
-//! name order; a share's index is one more.
+//! Both sides make the same [`Listed`] of the same adverts, and of it, with everybody's nonces where the graph is
+//! [drawn](super::draw), the same [`Roster`]; or refuse them with the same [`Alarm`]. Only a roster has a graph. An index is a
+//! place in name order; a share's index is one more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aivillage_base::NodeName;
-use aivillage_base::wire::secure::{Advert, Hex, RegistryHead, SecureTerms};
+use aivillage_base::wire::secure::{Advert, GraphKind, Hex, RegistryHead, SecureTerms};
 
 use super::graph::Graph;
 use super::signed::{Context, Step, hash, is_signed};
@@ -34,15 +35,22 @@ impl Alarm {
 /// Smallest cohort: of two, each would learn the other's update from the sum.
 pub const COHORT_MIN: u32 = 3;
 
-/// The participants of one context.
+/// The participants of one context, before it is known who masks with whom.
 #[derive(Debug, Clone)]
-pub struct Roster {
+pub struct Listed {
     ctx: Context,
     terms: SecureTerms,
     /// Shared where many participants live in one process, as in a simulation.
     adverts: Arc<[Advert]>,
     hash: Hex<32>,
     plan: Plan,
+}
+
+/// The participants of one context, and who masks with whom.
+#[derive(Debug, Clone)]
+pub struct Roster {
+    listed: Listed,
+    hash: Hex<32>,
     graph: Graph,
 }
 
@@ -58,14 +66,11 @@ pub fn assumptions(terms: &SecureTerms) -> Assumptions {
     }
 }
 
-/// Neighbours and threshold among `count` participants, of `terms.cohort_max` that were invited.
+/// The same among `count` participants, of `terms.cohort_max` that were invited.
 ///
 /// As many are taken to be corrupt as the terms allow among all that were invited: a coordinator that loses honest adverts
 /// does not lose its friends' with them.
-///
-/// # Errors
-/// No threshold withstands what the terms ask for: one sentence with the numbers.
-pub fn plan(terms: &SecureTerms, count: usize) -> Result<Plan, String> {
+fn assumptions_among(terms: &SecureTerms, count: usize) -> Result<Assumptions, String> {
     let assumed = assumptions(terms);
     #[expect(clippy::cast_precision_loss, reason = "cohorts are small")]
     let corrupt = (assumed.corrupt * f64::from(terms.cohort_max) + 1e-9).floor() / (count.max(1) as f64);
@@ -75,12 +80,42 @@ pub fn plan(terms: &SecureTerms, count: usize) -> Result<Plan, String> {
             terms.cohort_max, assumed.corrupt
         ));
     }
-    let assumptions = Assumptions { corrupt, ..assumed };
-    let plan = match terms.withstands.neighbours {
-        Some(k) => threshold::with_neighbours(count, (k as usize).min(count.saturating_sub(1)), &assumptions),
-        None => threshold::choose(count, &assumptions),
+    Ok(Assumptions { corrupt, ..assumed })
+}
+
+/// Is there a plan for so many? Answered faster than [`plan`], for whoever asks of many sizes.
+///
+/// # Errors
+/// As [`plan`].
+pub fn has_plan(terms: &SecureTerms, count: usize) -> Result<(), String> {
+    // Where all can mask with all, a graph that is drawn comes to that in the end.
+    let full = threshold::full(count, &assumptions_among(terms, count)?);
+    if full.is_ok() && terms.withstands.neighbours.is_none() { Ok(()) } else { plan(terms, count).map(drop) }
+}
+
+/// Neighbours and threshold among `count` participants, of `terms.cohort_max` that were invited.
+///
+/// # Errors
+/// No threshold withstands what the terms ask for: one sentence with the numbers.
+pub fn plan(terms: &SecureTerms, count: usize) -> Result<Plan, String> {
+    let assumptions = assumptions_among(terms, count)?;
+    let plan = match (terms.graph, terms.withstands.neighbours) {
+        (GraphKind::Full, None) => threshold::full(count, &assumptions),
+        (GraphKind::Full, Some(k)) => return Err(format!("{k} neighbours were asked for on the graph that has all")),
+        (GraphKind::Drawn, None) => threshold::sparse(count, &assumptions),
+        (GraphKind::Drawn, Some(k)) => {
+            threshold::with_neighbours(count, (k as usize).min(count.saturating_sub(1)), &assumptions)
+        }
     };
     plan.map_err(|e| e.to_string())
+}
+
+/// What an advert's signature says it is: a nonce and a commitment to one look alike.
+pub(super) fn advert_step(graph: GraphKind) -> Step {
+    match graph {
+        GraphKind::Full => Step::Advert,
+        GraphKind::Drawn => Step::Commitment,
+    }
 }
 
 /// The text that an advert's signature covers; the name, the only part of no fixed length, comes last.
@@ -91,10 +126,10 @@ pub(super) fn advert_text(advert: &Advert) -> Vec<u8> {
     [fixed.as_slice(), &sequence, peer.name.as_str().as_bytes()].concat()
 }
 
-/// Is this advert signed by the key it names, for this context?
+/// Is this advert signed by the key it names, for this context and this kind of graph?
 #[must_use]
-pub fn advert_is_signed(ctx: Context, advert: &Advert) -> bool {
-    is_signed(&advert.peer.id, ctx, Step::Advert, &[&advert_text(advert)], &advert.signature)
+pub fn advert_is_signed(ctx: Context, graph: GraphKind, advert: &Advert) -> bool {
+    is_signed(&advert.peer.id, ctx, advert_step(graph), &[&advert_text(advert)], &advert.signature)
 }
 
 /// Heads of one length must be one head, and whoever has seen none is not among those who have. Heads of different lengths
@@ -118,8 +153,8 @@ fn one_registry(adverts: &[Advert]) -> Result<(), Alarm> {
     }
 }
 
-impl Roster {
-    /// The roster of these adverts.
+impl Listed {
+    /// The participants of these adverts.
     ///
     /// # Errors
     /// Out of name order, twice the same name or key, too few or too many, a signature that does not fit, no threshold, two
@@ -142,7 +177,7 @@ impl Roster {
                     return Err(Alarm::new("duplicate_key", format!("a key of {} appears twice", advert.peer.name)));
                 }
             }
-            if !advert_is_signed(ctx, advert) {
+            if !advert_is_signed(ctx, terms.graph, advert) {
                 let detail = format!("the advert of {} is not signed by its enrolled key", advert.peer.name);
                 return Err(Alarm::new("signature", detail));
             }
@@ -151,9 +186,7 @@ impl Roster {
         let plan = plan(terms, count).map_err(|detail| Alarm::new("threshold", detail))?;
         let texts: Vec<Vec<u8>> = adverts.iter().map(advert_text).collect();
         let flat: Vec<&[u8]> = texts.iter().map(Vec::as_slice).collect();
-        let hash_of = |label: &[u8]| hash(ctx, label, &flat);
-        let graph = Graph::new(count, plan.neighbours, &hash_of(b"graph"));
-        Ok(Self { ctx, terms: *terms, hash: Hex(hash_of(b"roster")), adverts, plan, graph })
+        Ok(Self { ctx, terms: *terms, hash: Hex(hash(ctx, b"roster", &flat)), adverts, plan })
     }
 
     /// The round's context.
@@ -192,6 +225,49 @@ impl Roster {
         self.adverts.binary_search_by(|advert| advert.peer.name.cmp(name)).ok()
     }
 
+    /// Are there nonces to be revealed before there is a graph?
+    #[must_use]
+    pub fn is_drawn(&self) -> bool {
+        self.terms.graph == GraphKind::Drawn
+    }
+}
+
+impl Roster {
+    /// What [`Listed::draw`] makes.
+    pub(super) fn with_graph(listed: Listed, graph: Graph, hash: Hex<32>) -> Self {
+        Self { listed, hash, graph }
+    }
+
+    /// The round's context.
+    #[must_use]
+    pub fn context(&self) -> Context {
+        self.listed.ctx
+    }
+
+    /// Hash of all adverts and, where the graph is drawn, all nonces: of who takes part and who masks with whom.
+    #[must_use]
+    pub fn hash(&self) -> Hex<32> {
+        self.hash
+    }
+
+    /// Neighbours and threshold.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        self.listed.plan
+    }
+
+    /// All adverts, in name order.
+    #[must_use]
+    pub fn adverts(&self) -> &[Advert] {
+        &self.listed.adverts
+    }
+
+    /// A participant's place.
+    #[must_use]
+    pub fn index(&self, name: &NodeName) -> Option<usize> {
+        self.listed.index(name)
+    }
+
     /// With whom this participant masks and shares, in name order.
     #[must_use]
     pub fn neighbours(&self, index: usize) -> Vec<usize> {
@@ -201,7 +277,7 @@ impl Roster {
     /// On the full graph everybody also holds a share of its own secrets; on a sparse one the threshold counts neighbours.
     #[must_use]
     pub fn holds_own(&self) -> bool {
-        self.plan.neighbours + 1 == self.adverts.len()
+        self.plan().neighbours + 1 == self.adverts().len()
     }
 
     /// Who holds shares of this participant's secrets, in name order.
@@ -218,8 +294,8 @@ impl Roster {
     /// Smallest set that may go on: the agreed one, and on the full graph the threshold.
     #[must_use]
     pub fn quorum(&self) -> usize {
-        let threshold = if self.holds_own() { self.plan.threshold } else { 0 };
-        (self.terms.cohort_min.max(COHORT_MIN) as usize).max(threshold)
+        let threshold = if self.holds_own() { self.plan().threshold } else { 0 };
+        (self.listed.terms.cohort_min.max(COHORT_MIN) as usize).max(threshold)
     }
 
     /// The places of these names, which must be in name order.
@@ -238,13 +314,13 @@ impl Roster {
     #[must_use]
     pub fn survivors_hash(&self, survivors: &[NodeName]) -> Hex<32> {
         let names: Vec<&[u8]> = survivors.iter().map(|name| name.as_str().as_bytes()).collect();
-        Hex(hash(self.ctx, b"survivors", &[&[self.hash.0.as_slice()], names.as_slice()].concat()))
+        Hex(hash(self.context(), b"survivors", &[&[self.hash.0.as_slice()], names.as_slice()].concat()))
     }
 
     /// Is this the word of `index` for these survivors?
     #[must_use]
     pub fn agrees(&self, index: usize, survivors: &Hex<32>, signature: &Hex<64>) -> bool {
-        let id = &self.adverts[index].peer.id;
-        is_signed(id, self.ctx, Step::Agreement, &[&self.hash.0, &survivors.0], signature)
+        let id = &self.adverts()[index].peer.id;
+        is_signed(id, self.context(), Step::Agreement, &[&self.hash.0, &survivors.0], signature)
     }
 }

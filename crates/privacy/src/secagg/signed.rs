@@ -42,6 +42,10 @@ impl Context {
 pub enum Step {
     /// Step 0: keys and nonce.
     Advert,
+    /// Step 0 where the graph is drawn: keys and the commitment to a nonce.
+    Commitment,
+    /// Between steps 0 and 1, where the graph is drawn: roster, nonce.
+    Reveal,
     /// Step 1: roster, boxes, commitment.
     Shares,
     /// Step 2: roster, digest of the masked values.
@@ -56,6 +60,8 @@ impl Step {
     fn label(self) -> &'static [u8] {
         match self {
             Self::Advert => b"advert",
+            Self::Commitment => b"advert with a commitment",
+            Self::Reveal => b"reveal",
             Self::Shares => b"shares",
             Self::Input => b"input",
             Self::Agreement => b"agreement",

@@ -16,7 +16,7 @@ use tail::{Binomials, Tail};
 mod tail;
 
 /// Up to this number of participants each shares with all others.
-pub const FULL_GRAPH_MAX: usize = 128;
+pub const FULL_GRAPH_MAX: u32 = 128;
 
 /// Counts of participants are floors of a fraction times n; this much is added first, so that 0.29 · 100 is 29.
 const ROUNDING: f64 = 1e-9;
@@ -119,7 +119,7 @@ pub enum NoThreshold {
 /// # Errors
 /// [`NoThreshold`], as they do.
 pub fn choose(n: usize, assumptions: &Assumptions) -> Result<Plan, NoThreshold> {
-    if n <= FULL_GRAPH_MAX { full(n, assumptions) } else { sparse(n, assumptions) }
+    if n <= FULL_GRAPH_MAX as usize { full(n, assumptions) } else { sparse(n, assumptions) }
 }
 
 /// Everybody shares with everybody: t = floor((n + floor(gamma·n)) / 2) + 1, if at least t stay.

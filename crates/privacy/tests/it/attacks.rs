@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use aivillage_base::wire::secure::{Advert, Hex, RegistryHead, Secret};
+use aivillage_base::wire::secure::{Advert, Hex, RegistryHead, Reveal, Revealed, Secret};
 use aivillage_privacy::secagg::coordinator::{self, Unopened};
+use aivillage_privacy::secagg::draw;
 use aivillage_privacy::secagg::mask;
 use aivillage_privacy::secagg::participant::Participant;
 use aivillage_privacy::secagg::ring;
 use aivillage_privacy::secagg::roster::Alarm;
 use aivillage_privacy::secagg::signed::{Context, KeyInMemory, Signer as _};
 
-use super::cohort::{CTX, Cohort, SHOWN, name, signer, terms, values};
+use super::cohort::{CTX, Cohort, SHOWN, drawn, name, signer, terms, values};
 use super::testing::TestRng;
 
 fn nobody() -> BTreeSet<usize> {
@@ -72,8 +73,8 @@ fn replaced_swapped_and_resigned_keys_are_refused() {
         true => Ok(()),
         false => Err(Alarm::new("changed_key", "another key than before")),
     };
-    let Cohort { machines, signers, rng, .. } = &mut fresh;
-    assert_eq!(machines[0].roster(stranger, &enrolled, &signers[0], rng).unwrap_err().check, "changed_key");
+    let Cohort { machines, signers, .. } = &mut fresh;
+    assert_eq!(machines[0].roster(stranger, &enrolled, &signers[0]).unwrap_err().check, "changed_key");
     // Control.
     let mut fresh = Cohort::new(11, values(4, 1));
     fresh.show(0, honest).unwrap();
@@ -317,4 +318,105 @@ fn nothing_secret_is_printed() {
     }
     // Control: what is public is there.
     assert!(printed.contains(cohort.roster().hash().to_string().as_str()));
+}
+
+/// A cohort whose graph is drawn, and whose nonces are revealed.
+fn revealed(seed: u64) -> Cohort {
+    let mut cohort = Cohort::with(seed, drawn(5), values(5, 1));
+    cohort.reveal();
+    cohort
+}
+
+#[test]
+fn a_nonce_that_was_not_committed_to_is_refused() {
+    let honest = revealed(25).reveals;
+    let mut forged = honest.clone();
+    forged[2].nonce = Hex([9; 32]);
+    let mut swapped = honest.clone();
+    (swapped[1].nonce, swapped[2].nonce) = (honest[2].nonce, honest[1].nonce);
+    // One that its owner itself signs, now that it knows the others'.
+    let mut cohort = revealed(25);
+    let listed = cohort.listed();
+    let mut late = honest.clone();
+    let chosen = Cohort::with(99, drawn(5), values(5, 1)).show(3, listed.adverts().to_vec());
+    assert_eq!(chosen.unwrap_err().check, "own_entry");
+    late[3].nonce = revealed(99).reveals[3].nonce;
+    for reveals in [forged, swapped, late] {
+        let mut cohort = revealed(25);
+        assert_eq!(cohort.show_nonces(0, &reveals).unwrap_err().check, "reveals");
+        assert_eq!(cohort.show_nonces(0, &honest).unwrap_err().check, "reveals", "silent for ever");
+    }
+    // Control.
+    cohort.show_nonces(0, &honest).unwrap();
+}
+
+#[test]
+fn without_everybodys_nonce_there_is_no_graph() {
+    let honest = revealed(26).reveals;
+    // Whoever picks which nonces count would pick the graph: all subsets but the whole are refused.
+    for subset in 0..31_u32 {
+        let kept = honest.iter().enumerate().filter(|(i, _)| subset >> i & 1 == 1);
+        let reveals: Vec<Revealed> = kept.map(|(_, revealed)| revealed.clone()).collect();
+        assert_eq!(revealed(26).show_nonces(0, &reveals).unwrap_err().check, "reveals", "{subset:05b}");
+    }
+    // Nor may one count twice in the place of another, or the roster shrink to those that suit.
+    let doubled = [&honest[..4], &honest[..1]].concat();
+    assert_eq!(revealed(26).show_nonces(0, &doubled).unwrap_err().check, "reveals");
+    let mut cohort = revealed(26);
+    let fewer = cohort.adverts[..4].to_vec();
+    assert_eq!(cohort.show(0, fewer).unwrap_err().check, "equivocation");
+    // Control.
+    revealed(26).show_nonces(0, &honest).unwrap();
+}
+
+#[test]
+fn nonces_shown_to_two_rosters_draw_no_graph() {
+    let mut cohort = Cohort::with(27, drawn(5), values(5, 1));
+    // Two are shown a roster without the last one, three the whole: neither half has signed for the other's.
+    let (all, without) = (cohort.adverts.clone(), cohort.adverts[..4].to_vec());
+    let mut reveals = Vec::new();
+    for i in 0..5 {
+        let shown = if i < 2 { without.clone() } else { all.clone() };
+        let Reveal { nonce, signature, .. } = cohort.show(i, shown).unwrap().unwrap();
+        reveals.push(Revealed { name: name(i), nonce, signature });
+    }
+    assert_eq!(cohort.show_nonces(0, &reveals[..4]).unwrap_err().check, "reveals");
+    assert_eq!(cohort.show_nonces(4, &reveals).unwrap_err().check, "reveals");
+    // Control: one roster, one graph, and what is shared is bound to it.
+    let mut cohort = revealed(27);
+    let reveals = cohort.reveals.clone();
+    let shares = cohort.show_nonces(0, &reveals).unwrap();
+    assert_eq!(shares.roster, cohort.show_nonces(4, &reveals).unwrap().roster);
+    assert_ne!(shares.roster, cohort.listed().hash());
+}
+
+#[test]
+fn anothers_commitment_is_of_no_use() {
+    let mut cohort = Cohort::with(28, drawn(5), values(5, 1));
+    let (victim, copier) = (cohort.adverts[0].nonce, &mut cohort.adverts[1]);
+    // Who copies a commitment could copy the nonce once it is known, and the two would say nothing new.
+    copier.nonce = victim;
+    assert_eq!(cohort.show(0, cohort.adverts.clone()).unwrap_err().check, "duplicate_key");
+    // A commitment names its owner: under the copier's name the same nonce is another one.
+    let nonce = revealed(28).reveals[0].nonce;
+    let of = |i: usize| draw::commitment(CTX, &signer(i).id(), &nonce);
+    assert_eq!((of(0) == victim, of(1) == victim), (true, false));
+    // An advert that was signed with a nonce is none that was signed with a commitment.
+    let mut plain = Cohort::with(28, drawn(5), values(5, 1));
+    plain.adverts[1] = Cohort::new(28, values(5, 1)).adverts[1].clone();
+    assert_eq!(plain.show(0, plain.adverts.clone()).unwrap_err().check, "signature");
+}
+
+#[test]
+fn no_nonce_leaves_before_the_roster_is_fixed() {
+    let mut cohort = Cohort::with(29, drawn(5), values(5, 1));
+    let said = format!("{:?} {}", cohort.machines, serde_json::to_string(&cohort.adverts).unwrap());
+    assert_eq!(cohort.show_nonces(0, &[]).unwrap_err().check, "order");
+    let nonces = revealed(29).reveals;
+    for revealed in &nonces {
+        assert!(!said.contains(&revealed.nonce.to_string()));
+    }
+    // Control: on the full graph, where nothing depends on it, the advert says it.
+    let full = Cohort::new(29, values(5, 1));
+    assert!(nonces.iter().zip(&full.adverts).all(|(revealed, advert)| revealed.nonce == advert.nonce));
 }

@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aivillage_base::wire::secure::{
-    Advert, Agreed, Agreement, Hex, MaskedInput, Opening, RegistryHead, SealedShares, SecureTerms, Shares, Withstands,
+    Advert, Agreed, Agreement, GraphKind, Hex, MaskedInput, Opening, RegistryHead, Reveal, Revealed, SealedShares,
+    SecureTerms, Shares, Withstands,
 };
 use aivillage_base::{Digest, NodeName};
 use aivillage_privacy::secagg::coordinator::{self, Unmasking, Unopened};
+use aivillage_privacy::secagg::draw;
 use aivillage_privacy::secagg::mask;
 use aivillage_privacy::secagg::participant::Participant;
 use aivillage_privacy::secagg::ring::{self, Width};
-use aivillage_privacy::secagg::roster::{Alarm, Roster};
+use aivillage_privacy::secagg::roster::{Alarm, Listed, Roster};
 use aivillage_privacy::secagg::signed::{Context, KeyInMemory};
 
 use super::testing::TestRng;
@@ -28,8 +30,14 @@ pub(crate) fn terms(count: u32) -> SecureTerms {
         bits: 40,
         by_examples: true,
         weight_max: 100,
+        graph: GraphKind::Full,
         withstands: Withstands { corrupt: 0.2, dropout: 0.25, lying_coordinator: true, neighbours: None },
     }
+}
+
+/// The same, where the graph is drawn.
+pub(crate) fn drawn(count: u32) -> SecureTerms {
+    SecureTerms { graph: GraphKind::Drawn, ..terms(count) }
 }
 
 pub(crate) fn name(i: usize) -> NodeName {
@@ -55,6 +63,7 @@ pub(crate) struct Cohort {
     pub(crate) signers: Vec<KeyInMemory>,
     pub(crate) values: Vec<Vec<i64>>,
     pub(crate) adverts: Vec<Advert>,
+    pub(crate) reveals: Vec<Revealed>,
     pub(crate) shares: BTreeMap<NodeName, Shares>,
     pub(crate) inputs: BTreeMap<NodeName, (Vec<u8>, MaskedInput)>,
     pub(crate) agreements: BTreeMap<NodeName, Agreement>,
@@ -83,6 +92,7 @@ impl Cohort {
             signers,
             values,
             adverts,
+            reveals: Vec::new(),
             shares: BTreeMap::new(),
             inputs: BTreeMap::new(),
             agreements: BTreeMap::new(),
@@ -90,21 +100,42 @@ impl Cohort {
         }
     }
 
+    pub(crate) fn listed(&self) -> Listed {
+        Listed::new(self.ctx, &self.terms, self.adverts.clone()).unwrap()
+    }
+
     pub(crate) fn roster(&self) -> Roster {
-        Roster::new(self.ctx, &self.terms, self.adverts.clone()).unwrap()
+        self.listed().draw(&self.reveals).unwrap()
     }
 
     /// One participant is shown the keys.
-    pub(crate) fn show(&mut self, i: usize, adverts: Vec<Advert>) -> Result<Shares, Alarm> {
-        self.machines[i].roster(adverts, &vouch, &self.signers[i], &mut self.rng)
+    pub(crate) fn show(&mut self, i: usize, adverts: Vec<Advert>) -> Result<Option<Reveal>, Alarm> {
+        self.machines[i].roster(adverts, &vouch, &self.signers[i])
+    }
+
+    /// One participant is shown the nonces.
+    pub(crate) fn show_nonces(&mut self, i: usize, reveals: &[Revealed]) -> Result<Shares, Alarm> {
+        self.machines[i].reveals(reveals, &self.signers[i], &mut self.rng)
+    }
+
+    /// All are shown the keys and, where the graph is drawn, reveal their nonces.
+    pub(crate) fn reveal(&mut self) {
+        for i in 0..self.adverts.len() {
+            if let Some(Reveal { nonce, signature, .. }) = self.show(i, self.adverts.clone()).unwrap() {
+                let revealed = Revealed { name: name(i), nonce, signature };
+                draw::check(&self.listed(), i, &revealed).unwrap();
+                self.reveals.push(revealed);
+            }
+        }
     }
 
     /// Step 1, of everybody on the roster but `away`.
     pub(crate) fn share(&mut self, away: &BTreeSet<usize>) {
+        self.reveal();
         let roster = self.roster();
         for i in 0..self.adverts.len() {
             if !away.contains(&i) {
-                let shares = self.show(i, self.adverts.clone()).unwrap();
+                let shares = self.show_nonces(i, &self.reveals.clone()).unwrap();
                 coordinator::check_shares(&roster, i, &shares).unwrap();
                 self.shares.insert(name(i), shares);
             }
@@ -116,7 +147,7 @@ impl Cohort {
     }
 
     pub(crate) fn boxes(&self, i: usize) -> Vec<SealedShares> {
-        coordinator::boxes_for(&self.roster(), &self.shares, i)
+        coordinator::boxes_for(&self.roster(), |name| self.shares.get(name), i)
     }
 
     /// Step 2, of everybody that sent shares but `away`.

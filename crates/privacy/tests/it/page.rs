@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use aivillage_privacy::secagg::roster::COHORT_MIN;
-use aivillage_privacy::secagg::threshold::{Assumptions, choose};
+use aivillage_privacy::secagg::threshold::{Assumptions, FULL_GRAPH_MAX, choose};
 
 const PAGE: &str = include_str!("../../../../docs/threat-model.md");
 const ATTACKS: &str = include_str!("attacks.rs");
@@ -32,6 +32,23 @@ fn the_pages_cohorts_withstand_what_it_says() {
         sizes.push(participants);
     }
     assert!(sizes.starts_with(&[3, 4, 5, 6]) && sizes.len() > 8, "{sizes:?}");
+}
+
+#[test]
+fn the_pages_large_cohorts_withstand_what_it_says() {
+    let assumed = Assumptions::default();
+    let mut sizes = Vec::new();
+    for row in rows() {
+        let numbers: Vec<usize> = row.iter().filter_map(|cell| cell.parse().ok()).collect();
+        let [participants, neighbours, threshold, corrupt, leave] = numbers[..] else { continue };
+        let plan = choose(participants, &assumed).unwrap();
+        assert_eq!((neighbours, threshold), (plan.neighbours, plan.threshold), "plan of {participants}");
+        let part = |share: f64| (share * participants as f64 + 1e-9) as usize;
+        assert_eq!((corrupt, leave), (part(assumed.corrupt), part(assumed.dropout)), "of {participants}");
+        assert!(participants > FULL_GRAPH_MAX as usize);
+        sizes.push(participants);
+    }
+    assert_eq!(sizes, [129, 200, 320, 512]);
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use aivillage_privacy::secagg::coordinator::{Unopened, is_enough};
+use aivillage_privacy::secagg::coordinator::{Unopened, all_held, is_enough};
 use proptest::prelude::*;
 
-use super::cohort::{Cohort, terms, values};
+use super::cohort::{Cohort, drawn, terms, values};
 
 #[test]
 fn the_sum_of_the_smallest_cohort_is_exact() {
@@ -16,7 +16,7 @@ fn the_sum_of_the_smallest_cohort_is_exact() {
 
 #[test]
 fn a_sparse_graph_gives_the_same_sum() {
-    let mut terms = terms(40);
+    let mut terms = drawn(40);
     terms.withstands.neighbours = Some(24);
     terms.withstands.corrupt = 0.05;
     terms.withstands.dropout = 0.05;
@@ -51,12 +51,15 @@ proptest! {
         count in 3usize..14,
         len in 1usize..40,
         leaves in prop::collection::vec(0usize..12, 14),
+        by_lot: bool,
     ) {
-        let mut cohort = Cohort::new(seed, values(count, len));
-        let quorum = cohort.roster().quorum();
+        let size = count as u32;
+        let terms = if by_lot { drawn(size) } else { terms(size) };
+        let mut cohort = Cohort::with(seed, terms, values(count, len));
         let gone = |step: usize| (0..count).filter(|i| leaves[*i] < step).collect::<BTreeSet<usize>>();
         cohort.share(&gone(1));
-        prop_assume!(cohort.shares.len() >= quorum);
+        let quorum = cohort.roster().quorum();
+        prop_assume!(cohort.shares.len() >= quorum && all_held(&cohort.roster(), &cohort.sharers()));
         cohort.mask(&gone(2));
         prop_assume!(cohort.inputs.len() >= quorum);
         cohort.agree(&gone(3));

@@ -55,11 +55,13 @@ fn lie_of(seed: u64) -> Lie {
 }
 
 fn hostile(seed: u64) -> Plan {
+    let drawn = Plan::drawn(seed);
     Plan {
         nodes: 5,
         min_participants: 4,
         strategy: strategy::named("fedavg", &serde_json::Map::new()).expect("a strategy without settings"),
         secure: true,
+        drawn: drawn.drawn || matches!(lie_of(seed), Lie::ForgedNonce | Lie::SplitNonces),
         retain_updates: false,
         cancel_last: false,
         hostile: true,
@@ -67,6 +69,6 @@ fn hostile(seed: u64) -> Plan {
         rounds: 2,
         requests: 0,
         conduct: Arc::new(Liar { lie: lie_of(seed), once: seed % 5 < 2 }),
-        ..Plan::drawn(seed)
+        ..drawn
     }
 }

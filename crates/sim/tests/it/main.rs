@@ -19,11 +19,12 @@ fn asked(variable: &str) -> Option<u64> {
 }
 
 /// Steps at which coordinators must die, before and after, in some seed.
-const STEPS: [&str; 13] = [
+const STEPS: [&str; 14] = [
     "job_created",
     "job_changed",
     "round_opened",
     "roster_fixed",
+    "graph_drawn",
     "sharers_fixed",
     "survivors_fixed",
     "agreements_fixed",

@@ -10,7 +10,7 @@ use aivillage_base::NodeName;
 use aivillage_privacy::secagg::coordinator::{self, Unopened};
 use aivillage_privacy::secagg::mask::{self, MaskKey, Sign};
 use aivillage_privacy::secagg::ring::{self, Width};
-use aivillage_privacy::secagg::roster::Roster;
+use aivillage_privacy::secagg::roster::Listed;
 use aivillage_privacy::secagg::signed::Context;
 use serde::{Deserialize, Serialize};
 
@@ -110,7 +110,8 @@ pub(super) fn ring(opened: &Opened) -> Result<Width, ComputeError> {
 /// The masks that the survivors' sum still has.
 pub(super) fn unmasking(plan: &ComputePlan, opened: &Opened) -> Result<Vec<(MaskKey, Sign)>, ComputeError> {
     let unusable = |why: String| ComputeError::Unusable(format!("the sum cannot be opened: {why}"));
-    let roster = Roster::new(Context(opened.ctx.0), &opened.terms, opened.adverts.clone());
+    let listed = Listed::new(Context(opened.ctx.0), &opened.terms, opened.adverts.clone());
+    let roster = listed.and_then(|listed| listed.draw(&opened.reveals));
     let roster = roster.map_err(|alarm| unusable(alarm.to_string()))?;
     let survivors: Vec<NodeName> = plan.accepted.iter().map(|(name, _)| name.clone()).collect();
     let commitments = opened.commitments.iter().map(|(name, hash)| (name.clone(), hash.0)).collect();

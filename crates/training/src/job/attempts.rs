@@ -68,7 +68,10 @@ impl Job {
                     false => step.effects.extend(self.compute(now)),
                 }
             }
-            Verdict::Abandon { reason, members_failed } => self.abandon(now, reason, members_failed, step),
+            Verdict::Abandon { reason, members_failed } => {
+                self.record.withheld.extend(round.withheld());
+                self.abandon(now, reason, members_failed, step);
+            }
         }
     }
 

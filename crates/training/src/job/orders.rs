@@ -120,7 +120,8 @@ impl Job {
         let rows = rows.clamp(1, spec.max_examples);
         let weighting = spec.strategy.rule().weighting().unwrap_or(Weighting::Equal);
         let cohort = u32::try_from(cohort.len()).unwrap_or(u32::MAX);
-        secure::terms(withstands, (spec.min_participants, cohort), weighting, rows)
+        let terms = secure::terms(withstands, (spec.min_participants, cohort), weighting, rows)?;
+        Ok(SecureTerms { graph: secure::graph(cohort, self.rules.full_graph_max), ..terms })
     }
 
     pub(super) fn compute(&self, now: Now) -> Option<Effect> {

@@ -1,15 +1,18 @@
 //! One job by hand: its whole life, what ends it, and what a restart remembers.
 
 use super::*;
+use crate::secure::FULL_GRAPH_MAX;
 use crate::spec::JobSpec;
 use crate::step::ComputePlan;
 use crate::testing::{Store, at, blob, candidate, key, made, name, peer, record, spec, stored, update};
 
 mod buffered;
+mod drawn;
 mod keeping;
 mod sequences;
 
-pub(super) const RULES: Rules = Rules { selection: Selection::CapabilityAware, silence_ms: 10_000 };
+pub(super) const RULES: Rules =
+    Rules { selection: Selection::CapabilityAware, silence_ms: 10_000, full_graph_max: FULL_GRAPH_MAX };
 
 /// Oldest update that counts in asynchronous jobs, in rounds.
 const STALENESS: u32 = 1;
@@ -17,6 +20,7 @@ const STALENESS: u32 = 1;
 /// A job with its store, by hand.
 struct Bench {
     job: Job,
+    rules: Rules,
     store: Store,
     ms: u64,
 }
@@ -34,8 +38,12 @@ impl Bench {
     }
 
     fn of(spec: JobSpec) -> Self {
+        Self::under(RULES, spec)
+    }
+
+    fn under(rules: Rules, spec: JobSpec) -> Self {
         let store = Store::new(record(spec));
-        Self { job: Job::restore(at(0), store.saved.clone(), RULES), store, ms: 0 }
+        Self { job: Job::restore(at(0), store.saved.clone(), rules), rules, store, ms: 0 }
     }
 
     /// Starts it with these nodes and makes its first model: collecting.
@@ -79,7 +87,7 @@ impl Bench {
 
     /// Kills it and starts it again from its store.
     fn restart(&mut self) -> Step {
-        self.job = Job::restore(at(0), self.store.saved.clone(), RULES);
+        self.job = Job::restore(at(0), self.store.saved.clone(), self.rules);
         self.ms = 0;
         self.job.resume(at(0))
     }

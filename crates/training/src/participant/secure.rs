@@ -1,12 +1,13 @@
 //! The node's half of secure aggregation: training beside the exchange of keys, then the masked update, then the opening.
 //!
 //! ```text
-//! begin context (durable) -> advert -> roster: shares -> boxes -+-> masked update -> survivors: agreement -> opening
-//!                         \-> train -------------------------- -+
+//! begin context (durable) -> advert -> roster: (reveal -> reveals:) shares -> boxes -+-> masked update -> survivors: agreement -> opening
+//!                         \-> train --------------------------------------------- -+
 //! ```
 //! The machine that decides is [`aivillage_privacy::secagg::participant`]; this carries its words. Messages may be lost: while
 //! it waits, it repeats its last word now and then, and the coordinator answers a repetition with what comes next.
 
+mod draws;
 mod keys;
 mod session;
 
@@ -26,6 +27,7 @@ use super::policy::Moment;
 use super::{Participant, Prepared};
 use crate::round::RESTARTED;
 
+pub use draws::Draws;
 pub use keys::{Contexts, Keys, MemoryContexts, MemoryPins, Pins, SystemRandom, changed};
 pub use session::{Masking, Session};
 
@@ -82,6 +84,7 @@ impl Participant {
     async fn tell(&self, key: &RoundKey, message: SecureUp) {
         let (kind, note) = match &message {
             SecureUp::Advert(_) => ("advert", "takes part: keys for the round".to_owned()),
+            SecureUp::Reveal(_) => ("reveal", "its nonce towards the order of who masks with whom".to_owned()),
             SecureUp::Shares(shares) => {
                 ("shares", format!("shares of its keys, sealed to {} others", shares.boxes.len()))
             }

@@ -264,5 +264,6 @@ fn keys() -> Keys {
         pins: Arc::<MemoryPins>::default(),
         contexts: Arc::<MemoryContexts>::default(),
         registry: Arc::new(NoRegistry),
+        draws: Arc::new(Draws::new(Arc::new(SystemClock::new()))),
     }
 }

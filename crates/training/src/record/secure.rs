@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use aivillage_base::NodeName;
 use aivillage_base::wire::Invitation;
-use aivillage_base::wire::secure::{Advert, Agreed, Agreement, Hex, Opening, SecureTerms, Shares};
+use aivillage_base::wire::secure::{Advert, Agreed, Agreement, Hex, Opening, Reveal, SecureTerms, Shares};
 use aivillage_privacy::secagg::signed::Context;
 
 use crate::aggregate::Totals;
@@ -19,6 +19,9 @@ pub struct SecureRecord {
     /// Whose keys are on the roster, in name order; empty until it is fixed.
     #[serde(default)]
     pub roster: Vec<NodeName>,
+    /// Hash of the roster and of all nonces on it, where the graph is drawn; None until it is.
+    #[serde(default)]
+    pub drawn: Option<Hex<32>>,
     /// Who sent shares; empty until it is fixed.
     #[serde(default)]
     pub sharers: Vec<NodeName>,
@@ -41,6 +44,7 @@ impl SecureRecord {
             terms,
             ctx: Hex(Context::of(invitation).0),
             roster: Vec::new(),
+            drawn: None,
             sharers: Vec::new(),
             survivors: Vec::new(),
             agreed: Vec::new(),
@@ -55,6 +59,9 @@ pub struct SecureMember {
     /// Step 0.
     #[serde(default)]
     pub advert: Option<Advert>,
+    /// Between steps 0 and 1, where the graph is drawn.
+    #[serde(default)]
+    pub reveal: Option<Reveal>,
     /// Step 1.
     #[serde(default)]
     pub shares: Option<Shares>,

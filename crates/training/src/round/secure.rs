@@ -1,20 +1,22 @@
 //! The steps of secure aggregation within an attempt: who has said what, whom it waits for, what it fixes next.
 //!
-//! `keying (adverts, then shares) -> collecting -> unmasking (agreements, then openings) -> publishing`. A member that falls
+//! `keying (adverts, then reveals where the graph is drawn, then shares) -> collecting -> unmasking (agreements, then openings) -> publishing`. A member that falls
 //! silent is waited for as long as an invited one; who has raised an alarm is not waited for. Each list of
 //! [`SecureRecord`] is fixed by one persisted step and never changes, so a restarted coordinator says the same again.
 
 use std::sync::Arc;
 
-use aivillage_base::wire::secure::{Advert, Agreed, SecureDown, SecureUp, Shares};
+use aivillage_base::wire::secure::{Advert, Agreed, SecureDown, SecureUp};
 use aivillage_privacy::secagg::coordinator;
-use aivillage_privacy::secagg::roster::{self, Roster};
+use aivillage_privacy::secagg::roster::{self, Listed};
 use aivillage_privacy::secagg::signed::{self, Context};
 
 use super::*;
 use crate::aggregate::Totals;
 use crate::record::{SecureMember, SecureRecord};
 use crate::step::Opened;
+
+mod reveal;
 
 /// An alarm that speaks of no fault: the node has restarted, and its keys of the round are gone.
 pub const RESTARTED: &str = "restarted";
@@ -56,13 +58,6 @@ impl Round {
         self.roster.as_ref().map_or(self.limits.min, |roster| roster.quorum().max(self.limits.min))
     }
 
-    /// The roster of the adverts that were fixed; None before.
-    pub(super) fn fixed_roster(record: &RoundRecord, members: &BTreeMap<NodeName, Member>) -> Option<Arc<Roster>> {
-        let secure = record.secure.as_ref().filter(|secure| !secure.roster.is_empty())?;
-        let adverts = secure.roster.iter().filter_map(|name| members.get(name)?.said()?.advert.clone());
-        Roster::new(Context(secure.ctx.0), &secure.terms, adverts.collect::<Vec<_>>()).ok().map(Arc::new)
-    }
-
     /// What this member has to act on now, if there is something it has not answered yet.
     #[must_use]
     pub fn due(&self, name: &NodeName) -> Option<Due> {
@@ -82,8 +77,8 @@ impl Round {
                 (member.record.state == MemberState::Invited).then_some(Due::Invitation)
             }
             Stage::Keying => {
-                let waits = on(&secure.roster) && owes(|said| said.shares.is_some());
-                waits.then(|| Due::Secure(self.roster_message()))
+                let waits = on(&secure.roster) && owes(self.keying_word());
+                waits.then(|| Due::Secure(self.keying_message()))
             }
             Stage::Collecting => {
                 let waits = on(&secure.sharers) && member.record.state == MemberState::Invited;
@@ -101,18 +96,13 @@ impl Round {
         }
     }
 
-    fn roster_message(&self) -> SecureDown {
-        SecureDown::Roster { adverts: self.roster.as_ref().map(|r| r.adverts().to_vec()).unwrap_or_default() }
-    }
-
     fn boxes_message(&self, name: &NodeName) -> Option<SecureDown> {
         let (secure, roster) = (self.secure()?, self.roster.as_ref()?);
-        let sent = secure.sharers.iter().filter_map(|name| {
-            let shares = self.members.get(name)?.said()?.shares.clone()?;
-            Some((name.clone(), shares))
-        });
-        let sent: BTreeMap<NodeName, Shares> = sent.collect();
-        let boxes = coordinator::boxes_for(roster, &sent, roster.index(name)?);
+        let sent = |name: &NodeName| {
+            let counts = secure.sharers.binary_search(name).is_ok();
+            self.members.get(name).filter(|_| counts)?.said()?.shares.as_ref()
+        };
+        let boxes = coordinator::boxes_for(roster, sent, roster.index(name)?);
         Some(SecureDown::Boxes { sharers: secure.sharers.clone(), boxes })
     }
 
@@ -149,9 +139,11 @@ impl Round {
             member.record.secure = Some(Box::new(said));
             return match message {
                 SecureUp::Alarm { .. } => Word::Silenced(member.record.clone()),
-                SecureUp::Advert(_) | SecureUp::Shares(_) | SecureUp::Agreement(_) | SecureUp::Opening(_) => {
-                    Word::False(member.record.clone(), reason)
-                }
+                SecureUp::Advert(_)
+                | SecureUp::Reveal(_)
+                | SecureUp::Shares(_)
+                | SecureUp::Agreement(_)
+                | SecureUp::Opening(_) => Word::False(member.record.clone(), reason),
             };
         }
         member.record.secure = Some(Box::new(said));
@@ -167,10 +159,11 @@ impl Round {
         let fault = |check: &str, detail: String| Err((check.to_owned(), detail));
         match message {
             SecureUp::Advert(advert) => {
-                if *stage != Stage::Keying || self.roster.is_some() || said.advert.as_ref() == Some(advert) {
+                if *stage != Stage::Keying || self.listed.is_some() || said.advert.as_ref() == Some(advert) {
                     return Ok(false);
                 }
-                if advert.peer != *peer || !roster::advert_is_signed(Context(secure.ctx.0), advert) {
+                if advert.peer != *peer || !roster::advert_is_signed(Context(secure.ctx.0), secure.terms.graph, advert)
+                {
                     let detail = "its keys are not signed by its enrolled key for this context".to_owned();
                     return fault("signature", detail);
                 }
@@ -181,6 +174,7 @@ impl Round {
                 }
                 said.advert = Some((**advert).clone());
             }
+            SecureUp::Reveal(reveal) => return self.judge_reveal(peer, reveal, said),
             SecureUp::Shares(shares) => {
                 let Some((roster, place)) = placed.filter(|_| *stage == Stage::Keying) else { return Ok(false) };
                 if said.shares.is_some() {
@@ -238,64 +232,62 @@ impl Round {
         (heard, waiting)
     }
 
-    /// Who has said what the open step of keying or unmasking waits for; whether somebody is still waited for; and whether
-    /// it is enough to go on.
-    fn step_state(&self, now: Now) -> (Vec<NodeName>, bool, bool) {
-        let Some(secure) = self.secure() else { return (Vec::new(), false, false) };
-        let enough = |answered: &[NodeName]| {
-            let roster = self.roster.as_ref();
-            roster.is_some_and(|r| coordinator::is_enough(r, &secure.sharers, &secure.survivors, answered))
-        };
+    /// Who has said what the open step of keying or unmasking waits for, and whether somebody is still waited for.
+    fn step_state(&self, now: Now) -> (Vec<NodeName>, bool) {
+        let Some(secure) = self.secure() else { return (Vec::new(), false) };
         match self.record.stage {
             Stage::Keying if secure.roster.is_empty() => {
-                let (heard, waiting) = self.heard(now, self.members.keys(), |said| said.advert.is_some());
-                let enough = heard.len() >= self.limits.min;
-                (heard, waiting, enough)
+                self.heard(now, self.members.keys(), |said| said.advert.is_some())
             }
-            Stage::Keying => {
-                let (heard, waiting) = self.heard(now, secure.roster.iter(), |said| said.shares.is_some());
-                let enough = heard.len() >= self.needed();
-                (heard, waiting, enough)
-            }
+            Stage::Keying if self.roster.is_none() => self.reveal_state(now, secure),
+            Stage::Keying => self.heard(now, secure.roster.iter(), |said| said.shares.is_some()),
             Stage::Unmasking if secure.agreed.is_empty() => {
-                let (heard, waiting) = self.heard(now, secure.survivors.iter(), |said| said.agreement.is_some());
-                let enough = enough(&heard);
-                (heard, waiting, enough)
+                self.heard(now, secure.survivors.iter(), |said| said.agreement.is_some())
             }
             Stage::Unmasking => {
                 let agreed = secure.agreed.iter().map(|word| &word.name);
-                let (heard, waiting) = self.heard(now, agreed, |said| said.opening.is_some());
-                let enough = enough(&heard);
-                (heard, waiting, enough)
+                self.heard(now, agreed, |said| said.opening.is_some())
             }
-            Stage::Collecting | Stage::Publishing | Stage::Done { .. } | Stage::Abandoned { .. } => {
-                (Vec::new(), false, false)
+            Stage::Collecting | Stage::Publishing | Stage::Done { .. } | Stage::Abandoned { .. } => (Vec::new(), false),
+        }
+    }
+
+    /// Are these enough to go on? Costs as much as the graph has edges.
+    fn is_enough(&self, heard: &[NodeName]) -> bool {
+        match (&self.record.stage, self.secure(), &self.roster) {
+            (Stage::Keying, _, None) => heard.len() >= self.keying_needed(),
+            (Stage::Keying, _, Some(roster)) => heard.len() >= self.needed() && coordinator::all_held(roster, heard),
+            (Stage::Unmasking, Some(secure), Some(roster)) => {
+                coordinator::is_enough(roster, &secure.sharers, &secure.survivors, heard)
             }
+            _ => false,
         }
     }
 
     /// Should the step of keying or unmasking be closed?
     pub(super) fn step_verdict(&self, now: Now) -> Verdict {
-        let (heard, waiting, enough) = self.step_state(now);
+        let (heard, waiting) = self.step_state(now);
         let elapsed = self.elapsed(now);
         let keying = self.record.stage == Stage::Keying;
         let since_ms = if keying { 0 } else { self.step_ms };
         let late = elapsed >= since_ms + self.limits.timeout_ms;
-        if enough && (late || !waiting) {
+        let Some(secure) = self.secure().filter(|_| late || !waiting) else { return Verdict::Wait };
+        if self.is_enough(&heard) {
             return Verdict::Next;
         }
-        if waiting && !late {
-            return Verdict::Wait;
-        }
-        let Some(secure) = self.secure() else { return Verdict::Wait };
         let (what, needed) = match (keying, secure.roster.is_empty(), secure.agreed.is_empty()) {
             (true, true, _) => ("sent keys", self.limits.min),
+            (true, false, _) if self.roster.is_none() => ("revealed their nonces", self.keying_needed()),
             (true, false, _) => ("sent shares of their keys", self.needed()),
             (false, _, true) => ("vouch for the survivors", self.needed()),
             (false, _, false) => ("opened their shares", self.needed()),
         };
         let when = if late { "at the deadline " } else { "" };
-        self.abandoned(format!("{when}{} of the {needed} needed participants {what}", heard.len()))
+        let missing = match heard.len() >= needed {
+            true => ", but too few of one participant's neighbours".to_owned(),
+            false => self.withheld_in_words(),
+        };
+        self.abandoned(format!("{when}{} of the {needed} needed participants {what}{missing}", heard.len()))
     }
 
     /// Fixes what the open step has brought. Returns the records of all who have spoken in it, and of all who are left out.
@@ -303,20 +295,25 @@ impl Round {
     /// # Errors
     /// What was brought cannot be used: a sentence.
     pub fn next(&mut self, now: Now) -> Result<Vec<MemberRecord>, String> {
-        let (heard, _, _) = self.step_state(now);
+        let (heard, _) = self.step_state(now);
         self.step_ms = self.elapsed(now);
         let Some(mut secure) = self.record.secure.clone() else { return Ok(Vec::new()) };
         let spoken = heard.iter().filter_map(|name| Some(self.members.get(name)?.record.clone()));
         let mut changed: Vec<MemberRecord> = spoken.collect();
         match self.record.stage {
             Stage::Keying => {
-                let fixing_roster = secure.roster.is_empty();
-                if fixing_roster {
+                if secure.roster.is_empty() {
                     secure.roster = heard.clone();
                     self.record.secure = Some(secure.clone());
                     let adverts = heard.iter().filter_map(|name| self.members.get(name)?.said()?.advert.clone());
-                    let roster = Roster::new(Context(secure.ctx.0), &secure.terms, adverts.collect::<Vec<_>>());
-                    self.roster = Some(Arc::new(roster.map_err(|alarm| alarm.to_string())?));
+                    let listed = Listed::new(Context(secure.ctx.0), &secure.terms, adverts.collect::<Vec<_>>());
+                    let listed = listed.map_err(|alarm| alarm.to_string())?;
+                    if !listed.is_drawn() {
+                        self.roster = Some(Arc::new(listed.clone().draw(&[]).map_err(|alarm| alarm.to_string())?));
+                    }
+                    self.listed = Some(Arc::new(listed));
+                } else if self.roster.is_none() {
+                    secure.drawn = Some(self.draw()?);
                 } else {
                     secure.sharers = heard.clone();
                     self.record.stage = Stage::Collecting;
@@ -377,6 +374,7 @@ impl Round {
             terms: secure.terms,
             ctx: secure.ctx,
             adverts: secure.roster.iter().filter_map(advert).collect(),
+            reveals: Self::revealed(secure, &self.members),
             sharers: secure.sharers.clone(),
             commitments: secure.survivors.iter().filter_map(commitment).collect(),
             openings: secure.survivors.iter().filter_map(opening).collect(),

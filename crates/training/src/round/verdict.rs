@@ -69,7 +69,7 @@ impl Round {
     pub fn to_remind(&mut self, now: Now, pause_ms: u64) -> Vec<Peer> {
         let elapsed = self.elapsed(now);
         // Once there is a roster, members ask for what they miss.
-        if !matches!(self.record.stage, Stage::Keying | Stage::Collecting) || self.roster.is_some() {
+        if !matches!(self.record.stage, Stage::Keying | Stage::Collecting) || self.listed.is_some() {
             return Vec::new();
         }
         let buffered = self.limits.buffer.is_some();

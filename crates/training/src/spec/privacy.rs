@@ -174,7 +174,7 @@ fn check_sizes(spec: &JobSpec, withstands: Withstands, weighting: Weighting, fau
             }
             // Larger cohorts are not always easier: each size has a threshold of its own.
             Ok(terms) => {
-                if let Err(why) = roster::plan(&terms, cohort as usize) {
+                if let Err(why) = roster::has_plan(&terms, cohort as usize) {
                     faults.privacy("/privacy", &why);
                     return;
                 }

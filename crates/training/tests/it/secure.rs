@@ -1,5 +1,7 @@
 //! Secure aggregation through the door: the same model as without, nothing of single updates, refusals by name.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, json};
 
 use aivillage_base::ports::Scan;
@@ -7,9 +9,10 @@ use aivillage_base::wire::RoundKey;
 use aivillage_base::wire::secure::{RegistryHead, SecureUp};
 use aivillage_privacy::secagg::participant::Participant;
 use aivillage_privacy::secagg::signed::Context;
+use aivillage_privacy::secagg::threshold::{self, Assumptions};
 use aivillage_training::participant::NodePolicy;
 use aivillage_training::participant::secure::SystemRandom;
-use aivillage_training::secure::{WITHSTANDS, terms};
+use aivillage_training::secure::{FULL_GRAPH_MAX, WITHSTANDS, terms};
 use aivillage_training::strategy::Weighting;
 use aivillage_training::view::JobStatus;
 use aivillage_training::{JobRequest, StrategyChoice, TrainingError};
@@ -50,6 +53,31 @@ async fn a_secure_job_ends_in_the_plain_jobs_model_and_shows_no_update() {
             assert!(!entry.note.contains("weight"), "{entry:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_cohort_too_large_for_all_to_mask_with_all_ends_in_the_plain_jobs_model() {
+    const NODES: u32 = FULL_GRAPH_MAX + 2;
+    let names: Vec<String> = (0..NODES).map(|i| format!("n{i:03}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let all = || JobRequest { max_participants: Some(NODES), ..request(1, NODES) };
+    let plain = Village::new(3, &names).await;
+    let job = plain.training().create(all()).await.unwrap();
+    let expected = plain.completed(&job).await;
+    let village = Village::new(3, &names).await;
+    let job = village.training().create(secure(all())).await.unwrap();
+    assert_eq!(village.completed(&job).await, expected);
+    let record = village.training().record(&job).await.unwrap();
+    assert_eq!(record.attempts.len(), 1, "at the first attempt");
+    // Each has revealed a nonce, and shared with some of the others.
+    for log in village.logs.values() {
+        let said = |kind: &str| log.0.lock().unwrap().iter().filter(|entry| entry.kind == kind).count();
+        assert_eq!((said("reveal") > 0, said("alarm")), (true, 0));
+    }
+    let opened: BTreeSet<String> = village.opened().into_iter().collect();
+    let plan = threshold::choose(NODES as usize, &Assumptions::default()).unwrap();
+    assert!(plan.neighbours < 100);
+    assert_eq!(opened.len(), NODES as usize * plan.neighbours, "a share of each neighbour");
 }
 
 #[tokio::test]

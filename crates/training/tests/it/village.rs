@@ -27,8 +27,8 @@ use aivillage_storage::{MemoryBlobs, MemoryRecords};
 use aivillage_training::handle::{Catalogue, FinishedModel};
 use aivillage_training::metrics::TrainingMetrics;
 use aivillage_training::participant::{
-    Keys, MemoryContexts, MemoryPins, MemoryState, NoRegistry, NodePolicy, Participant, ParticipantDeps, SentEntry,
-    SentLog,
+    Draws, Keys, MemoryContexts, MemoryPins, MemoryState, NoRegistry, NodePolicy, Participant, ParticipantDeps,
+    SentEntry, SentLog,
 };
 use aivillage_training::view::{JobStatus, JobView};
 use aivillage_training::{
@@ -251,6 +251,7 @@ pub(crate) struct Village {
     pub(crate) clock: Arc<Jumping>,
     shelf: Arc<Shelf>,
     features: usize,
+    silence: Duration,
     stop: CancellationToken,
     pub(crate) logs: BTreeMap<NodeName, Arc<Log>>,
 }
@@ -262,7 +263,10 @@ impl Village {
         let inventory = Inventory::open(records.clone(), clock.clone()).await.unwrap();
         let (link, shelf) = (Arc::<Link>::default(), Arc::<Shelf>::default());
         let stop = CancellationToken::new();
-        let mut village = Self { link, records, inventory, clock, shelf, features, stop, logs: BTreeMap::new() };
+        // Many nodes on one thread keep each other waiting.
+        let silence = Duration::from_millis(500) * if nodes.len() > 100 { 100 } else { 1 };
+        let logs = BTreeMap::new();
+        let mut village = Self { link, records, inventory, clock, shelf, features, silence, stop, logs };
         for (node, rows) in nodes.iter().zip(10..) {
             village.join(node, rows, NodePolicy::default()).await;
         }
@@ -281,6 +285,7 @@ impl Village {
             pins: Arc::<MemoryPins>::default(),
             contexts: Arc::<MemoryContexts>::default(),
             registry: Arc::new(NoRegistry),
+            draws: Arc::new(Draws::new(self.clock.clone())),
         };
         let clock = self.clock.clone();
         let deps = ParticipantDeps { uplink, trainer: trainer.clone(), name, policy, log, clock, state, keys };
@@ -322,7 +327,7 @@ impl Village {
             clock: self.clock.clone(),
             initialiser: Arc::new(Linear { features: self.features, rows: 0 }),
             catalogue: self.shelf.clone(),
-            config: TrainingConfig { selection_timeout: Duration::from_millis(500), ..TrainingConfig::default() },
+            config: TrainingConfig { selection_timeout: self.silence, ..TrainingConfig::default() },
             metrics: TrainingMetrics::register(&mut prometheus_client::registry::Registry::default(), 1.0),
         };
         let training = Training::start(deps, self.stop.clone()).await.unwrap();

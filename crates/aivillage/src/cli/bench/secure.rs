@@ -6,9 +6,10 @@
 mod cohort;
 
 use aivillage_base::time::{Clock as _, SystemClock};
-use aivillage_base::wire::secure::{SecureTerms, Withstands};
+use aivillage_base::wire::secure::{GraphKind, SecureTerms, Withstands};
 use aivillage_privacy::bench::{MaskBench, measure};
 use aivillage_privacy::secagg::ring::Width;
+use aivillage_training::secure::{FULL_GRAPH_MAX, graph};
 use clap::Args;
 use cohort::Cohort;
 use serde_json::{Value, json};
@@ -160,6 +161,10 @@ impl SecureArgs {
             bits: self.bits,
             by_examples: false,
             weight_max: 1,
+            graph: match self.neighbours {
+                Some(_) => GraphKind::Drawn,
+                None => graph(self.participants, FULL_GRAPH_MAX),
+            },
             withstands: Withstands {
                 corrupt: self.corrupt,
                 dropout: self.dropout,

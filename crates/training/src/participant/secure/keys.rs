@@ -10,6 +10,7 @@ use aivillage_base::{NodeId, NodeName};
 use aivillage_privacy::rand_core::{TryCryptoRng, TryRng};
 use aivillage_privacy::secagg::signed::Signer;
 
+use super::Draws;
 use crate::participant::registry::Registry;
 
 /// The keys by which a node knows the others.
@@ -67,6 +68,8 @@ pub struct Keys {
     pub contexts: Arc<dyn Contexts>,
     /// Enrolments.
     pub registry: Arc<dyn Registry>,
+    /// Graphs drawn.
+    pub draws: Arc<Draws>,
 }
 
 /// [`Pins`] in memory.

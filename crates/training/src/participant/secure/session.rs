@@ -1,6 +1,6 @@
 //! One context of one node, without the network: each step of the coordinator in, the node's next word out.
 
-use aivillage_base::wire::secure::{Advert, SecureDown, SecureTerms, SecureUp};
+use aivillage_base::wire::secure::{Advert, GraphKind, SecureDown, SecureTerms, SecureUp};
 use aivillage_base::wire::{Invitation, UpdateHeader};
 use aivillage_base::{Digest, NodeName};
 use aivillage_privacy::rand_core::CryptoRng;
@@ -25,6 +25,8 @@ pub struct Session {
     /// Hash of all that makes the update of it.
     work: Digest,
     last: SecureUp,
+    /// A graph was drawn that nothing has come of yet.
+    draws: bool,
 }
 
 /// What masks an update: computed where it may take its time.
@@ -65,7 +67,7 @@ impl Session {
         }
         let machine = Machine::begin(ctx, terms, name.clone(), keys.registry.head(), &*keys.signer, rng);
         let last = SecureUp::Advert(Box::new(machine.advert().clone()));
-        Ok(Self { machine, terms, model: invitation.model.digest, work: work(invitation, &terms), last })
+        Ok(Self { machine, terms, model: invitation.model.digest, work: work(invitation, &terms), last, draws: false })
     }
 
     /// The last word: said again while nothing new is heard.
@@ -86,8 +88,17 @@ impl Session {
                     keys.registry.check(advert)?;
                     keys.pins.check(&advert.peer).map_err(|detail| Alarm::new("changed_key", detail))
                 };
-                SecureUp::Shares(self.machine.roster(adverts, &vouch, signer, rng)?)
+                let reveal = self.machine.roster(adverts, &vouch, signer)?;
+                if !self.draws && self.terms.graph == GraphKind::Drawn {
+                    keys.draws.take().map_err(|detail| Alarm::new("draws", detail))?;
+                    self.draws = true;
+                }
+                match reveal {
+                    Some(reveal) => SecureUp::Reveal(reveal),
+                    None => SecureUp::Shares(self.machine.reveals(&[], signer, rng)?),
+                }
             }
+            SecureDown::Reveals { reveals } => SecureUp::Shares(self.machine.reveals(&reveals, signer, rng)?),
             SecureDown::Boxes { sharers, boxes } => {
                 self.machine.boxes(&sharers, &boxes)?;
                 return Ok(false);
@@ -104,7 +115,12 @@ impl Session {
             SecureDown::Agreements { agreed } => {
                 let opening = self.machine.agreements(&agreed, signer)?;
                 match keys.contexts.open(&self.model.0, &self.sum()) {
-                    Ok(true) => SecureUp::Opening(opening),
+                    Ok(true) => {
+                        if std::mem::take(&mut self.draws) {
+                            keys.draws.give_back();
+                        }
+                        SecureUp::Opening(opening)
+                    }
                     Ok(false) => return Err(differencing()),
                     Err(detail) => return Err(Alarm::new("contexts", detail)),
                 }

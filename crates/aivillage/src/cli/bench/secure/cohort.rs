@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aivillage_base::rng::SeededRng;
-use aivillage_base::wire::secure::{Advert, Agreed, Agreement, Opening, RegistryHead, Shares};
+use aivillage_base::wire::secure::{Advert, Agreed, Agreement, Opening, RegistryHead, Revealed, Shares};
 use aivillage_base::{Digest, NodeName};
 use aivillage_privacy::secagg::coordinator;
+use aivillage_privacy::secagg::draw;
 use aivillage_privacy::secagg::mask;
 use aivillage_privacy::secagg::participant::Participant;
 use aivillage_privacy::secagg::ring::{self, Width};
-use aivillage_privacy::secagg::roster::Roster;
+use aivillage_privacy::secagg::roster::{Listed, Roster};
 use aivillage_privacy::secagg::signed::{Context, KeyInMemory, Signer as _, input_is_signed};
 use aivillage_training::participant::secure::SystemRandom;
 use serde::Serialize;
@@ -81,8 +82,7 @@ struct Sums {
 pub(super) struct Cohort {
     members: Vec<Member>,
     threads: usize,
-    /// One copy for all: a thousand rosters of a thousand would fill the memory that is measured.
-    adverts: Arc<[Advert]>,
+    reveals: Vec<Revealed>,
     roster: Roster,
     width: Width,
     /// Largest magnitude of a value.
@@ -126,6 +126,31 @@ fn each<T: Send>(
     })
 }
 
+/// Step 0, second half: all are shown everybody's keys and, where the graph is drawn, reveal their nonces.
+fn revealed(
+    members: &mut [Member],
+    threads: usize,
+    meters: &Meters,
+    listed: &Listed,
+    adverts: &Arc<[Advert]>,
+) -> Result<Vec<Revealed>, CliError> {
+    let reveals = each(members, threads, |i, member| {
+        let Member { machine, signer, sent_bytes, .. } = member;
+        // One copy for all: a thousand rosters of a thousand would fill the memory that is measured. Everybody is who they
+        // say: enrolment is not measured.
+        let adverts = Arc::clone(adverts);
+        let reveal = meters.participants.time(|| machine.roster(adverts, &|_| Ok(()), signer));
+        let Some(reveal) = reveal.map_err(|alarm| failed("the roster", &alarm))? else { return Ok(None) };
+        *sent_bytes += bytes_of(&reveal);
+        let name = listed.adverts()[i].peer.name.clone();
+        let revealed = Revealed { name, nonce: reveal.nonce, signature: reveal.signature };
+        let checked = meters.coordinator.time(|| draw::check(listed, i, &revealed));
+        checked.map_err(|why| failed("a nonce", &why))?;
+        Ok(Some(revealed))
+    })?;
+    Ok(reveals.into_iter().flatten().collect())
+}
+
 impl Cohort {
     /// Step 0: everybody's keys.
     pub(super) fn new(args: &SecureArgs, width: Width, run: u64) -> Result<Self, CliError> {
@@ -144,15 +169,17 @@ impl Cohort {
             // Those that leave are spread over all.
             Ok(Member { machine, signer, stays: left(i + 1) == left(i), sent_bytes })
         };
-        let members = (0..count).map(begin).collect::<Result<Vec<_>, CliError>>()?;
+        let mut members = (0..count).map(begin).collect::<Result<Vec<_>, CliError>>()?;
         let adverts: Arc<[Advert]> = members.iter().map(|member| member.machine.advert().clone()).collect();
-        let roster = meters.coordinator.time(|| Roster::new(ctx, &terms, Arc::clone(&adverts)));
-        let roster = roster.map_err(|alarm| CliError::new(ExitCode::Usage, alarm.to_string()))?;
+        let listed = meters.coordinator.time(|| Listed::new(ctx, &terms, Arc::clone(&adverts)));
+        let listed = listed.map_err(|alarm| CliError::new(ExitCode::Usage, alarm.to_string()))?;
+        let reveals = revealed(&mut members, args.threads(), &meters, &listed, &adverts)?;
+        let roster = meters.coordinator.time(|| listed.draw(&reveals)).map_err(|alarm| failed("the graph", &alarm))?;
         let most = (1u64 << (width.bits() - 1)) - 1;
         let params = args.params as usize;
         let sums = Mutex::new(Sums { masked: vec![0; params], plain: vec![0; params] });
         let bound = (most / u64::from(count)).min(BOUND);
-        Ok(Self { members, threads: args.threads(), adverts, roster, width, bound, run, meters, sums })
+        Ok(Self { members, threads: args.threads(), reveals, roster, width, bound, run, meters, sums })
     }
 
     /// The whole round.
@@ -190,12 +217,10 @@ impl Cohort {
 
     /// Step 1: shares of everybody's secrets for the neighbours.
     fn share(&mut self) -> Result<BTreeMap<NodeName, Shares>, CliError> {
-        let Self { members, threads, adverts, roster, meters, .. } = self;
+        let Self { members, threads, reveals, roster, meters, .. } = self;
         let shares = each(members, *threads, |i, member| {
             let Member { machine, signer, sent_bytes, .. } = member;
-            let adverts = Arc::clone(adverts);
-            // Everybody is who they say: enrolment is not measured.
-            let shares = meters.participants.time(|| machine.roster(adverts, &|_| Ok(()), signer, &mut SystemRandom));
+            let shares = meters.participants.time(|| machine.reveals(reveals, signer, &mut SystemRandom));
             let shares = shares.map_err(|alarm| failed("the roster", &alarm))?;
             let checked = meters.coordinator.time(|| coordinator::check_shares(roster, i, &shares));
             checked.map_err(|why| failed("shares", &why))?;
@@ -214,7 +239,8 @@ impl Cohort {
             if !member.stays {
                 return Ok(());
             }
-            let boxes = meters.coordinator.time(|| coordinator::boxes_for(roster, shares, i));
+            let sent = |name: &NodeName| shares.get(name);
+            let boxes = meters.coordinator.time(|| coordinator::boxes_for(roster, sent, i));
             let taken = meters.participants.time(|| member.machine.boxes(sharers, &boxes));
             taken.map_err(|alarm| failed("boxes", &alarm))?;
             let masks = meters.participants.time(|| meters.masks.time(|| member.machine.masks()));
