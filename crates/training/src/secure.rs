@@ -29,7 +29,7 @@ const LOSS_SCALE: f64 = 4096.0;
 const ACCURACY_SCALE: f64 = 1_048_576.0;
 
 /// Largest cohort: what is kept and sent of keys grows with its square, and the gateway has to hold it.
-pub const COHORT_MAX: u32 = 512;
+pub const COHORT_MAX: u32 = 320;
 
 /// What a job withstands if it does not say, and what each node asks for at least: a fifth of the cohort works with the coordinator, a quarter leaves, and the
 /// coordinator lies about who is left.

@@ -12,7 +12,7 @@ use aivillage_privacy::secagg::signed::Context;
 use aivillage_privacy::secagg::threshold::{self, Assumptions};
 use aivillage_training::participant::NodePolicy;
 use aivillage_training::participant::secure::SystemRandom;
-use aivillage_training::secure::{FULL_GRAPH_MAX, WITHSTANDS, terms};
+use aivillage_training::secure::{COHORT_MAX, FULL_GRAPH_MAX, WITHSTANDS, terms};
 use aivillage_training::strategy::Weighting;
 use aivillage_training::view::JobStatus;
 use aivillage_training::{JobRequest, StrategyChoice, TrainingError};
@@ -119,6 +119,7 @@ async fn what_cannot_be_kept_is_refused_at_submit_with_the_way_out() {
     let mut hopeless = secure(request(1, 3));
     hopeless.privacy = json!({"corrupt": 0.4, "dropout": 0.4}).as_object().unwrap().clone();
     hopeless.max_participants = Some(20);
+    let large = JobRequest { max_participants: Some(COHORT_MAX + 1), ..secure(request(1, 3)) };
     let mut unused = request(1, 3);
     unused.privacy = json!({"clip": 1.0}).as_object().unwrap().clone();
     let cases = [
@@ -128,6 +129,7 @@ async fn what_cannot_be_kept_is_refused_at_submit_with_the_way_out() {
         (secure(with("qfedavg", request(1, 3))), "/strategy/name", "cannot do under masks yet"),
         (secure(with("fedbuff", request(1, 10))), "/strategy/name", "a cohort that is agreed on before"),
         (secure(request(1, 2)), "/min_participants", "at least 3 participants, 2 were asked for"),
+        (large, "/max_participants", "takes up to 320 participants, 321 were asked for"),
         (kept, "/retain_updates", "nobody has single updates"),
         (parameter, "/privacy/corupt", "did you mean `corrupt`"),
         (hopeless, "/privacy", "participants"),

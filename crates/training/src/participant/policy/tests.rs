@@ -1,12 +1,12 @@
 //! Each rule of an owner: what it refuses, what it lets pass, at both moments.
 
 use aivillage_base::Digest;
-use aivillage_base::wire::secure::{Hex, MaskedInput};
+use aivillage_base::wire::secure::{GraphKind, Hex, MaskedInput, SecureTerms};
 use aivillage_base::wire::{BlobRef, LocalMetrics};
 
 use super::*;
 use crate::participant::hours;
-use crate::secure::WITHSTANDS;
+use crate::secure::{COHORT_MAX, FULL_GRAPH_MAX, WITHSTANDS};
 use crate::strategy::Weighting;
 
 /// Noon in UTC.
@@ -156,4 +156,23 @@ fn a_reason_is_no_longer_than_a_status_shows() {
     let declined = Refusal::new(Rule::MaxRounds, "x".repeat(2 * REASON_MAX)).signed(&signer, &key);
     assert_eq!(declined.reason.len(), REASON_MAX);
     assert!(refusal::is_signed(&signer.id(), &key, &declined));
+}
+
+#[test]
+fn a_node_takes_the_graph_that_fits_the_cohort_and_chooses_no_neighbours_on_request() {
+    let of = |cohort: u32, change: &dyn Fn(&mut SecureTerms)| {
+        let mut terms = crate::secure::terms(WITHSTANDS, (3, cohort), Weighting::Equal, 100).unwrap();
+        change(&mut terms);
+        Invitation { secure: Some(terms), ..secure_round() }
+    };
+    let refused = Some(Rule::PrivacyTechniques);
+    let policy = NodePolicy::default();
+    for cohort in [FULL_GRAPH_MAX, FULL_GRAPH_MAX + 1, COHORT_MAX] {
+        check(&policy, &of(cohort, &|_| {}), None);
+        check(&policy, &of(cohort, &|terms| terms.withstands.neighbours = Some(40)), refused);
+        check(&policy, &of(cohort, &|terms| terms.graph = GraphKind::Drawn), None);
+        let full = (cohort > FULL_GRAPH_MAX).then_some(Rule::PrivacyTechniques);
+        check(&policy, &of(cohort, &|terms| terms.graph = GraphKind::Full), full);
+    }
+    check(&policy, &of(COHORT_MAX + 1, &|_| {}), refused);
 }

@@ -68,8 +68,17 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use aivillage_base::time::Now;
+    use aivillage_base::wire::Invitation;
+    use aivillage_base::wire::secure::{Advert, GraphKind, RegistryHead, SecureDown, SecureTerms, SecureUp};
+    use aivillage_privacy::secagg::participant::Participant as Machine;
+    use aivillage_privacy::secagg::signed::{Context, KeyInMemory};
 
     use super::*;
+    use crate::participant::NoRegistry;
+    use crate::participant::secure::{Keys, MemoryContexts, MemoryPins, Session, SystemRandom};
+    use crate::secure::{WITHSTANDS, terms};
+    use crate::strategy::Weighting;
+    use crate::testing::{invitation, key, name};
 
     #[derive(Debug, Default)]
     struct Hand(AtomicU64);
@@ -94,6 +103,39 @@ mod tests {
         clock.0.store(FORGOTTEN_MS, Ordering::Relaxed);
         draws.take().unwrap();
         draws.take().unwrap_err();
+    }
+
+    #[test]
+    fn a_coordinator_that_looks_for_a_graph_that_suits_it_sees_no_seventeenth_nonce() {
+        let keys = Keys {
+            signer: Arc::new(KeyInMemory::new(&[1; 32])),
+            pins: Arc::<MemoryPins>::default(),
+            contexts: Arc::<MemoryContexts>::default(),
+            registry: Arc::new(NoRegistry),
+            draws: Arc::new(Draws::new(Arc::<Hand>::default())),
+        };
+        let terms = terms(WITHSTANDS, (3, 3), Weighting::Equal, 1).unwrap();
+        let terms = SecureTerms { graph: GraphKind::Drawn, ..terms };
+        let reveals = |attempt: u32| {
+            let asked = Invitation { key: key(1, attempt), secure: Some(terms), ..invitation() };
+            let mut session = Session::begin(&asked, terms, &name("a"), &keys, &mut SystemRandom).unwrap();
+            let SecureUp::Advert(own) = session.last().clone() else { panic!("no advert") };
+            let friend = |text: &str, secret: u8| -> Advert {
+                let (ctx, head) = (Context::of(&asked), RegistryHead::default());
+                let signer = KeyInMemory::new(&[secret; 32]);
+                Machine::begin(ctx, terms, name(text), head, &signer, &mut SystemRandom).advert().clone()
+            };
+            let adverts = vec![*own, friend("b", 2), friend("c", 3)];
+            let roster = SecureDown::Roster { adverts };
+            let said = session.step(roster.clone(), &keys, &mut SystemRandom);
+            // Whoever asks twice in one attempt is answered alike, and it counts once.
+            assert_eq!(session.step(roster, &keys, &mut SystemRandom).is_ok(), said.is_ok());
+            said.map(|_| matches!(session.last(), SecureUp::Reveal(_)))
+        };
+        for attempt in 1..=16 {
+            assert_eq!(reveals(attempt), Ok(true));
+        }
+        assert_eq!(reveals(17).unwrap_err().check, "draws");
     }
 
     #[test]
