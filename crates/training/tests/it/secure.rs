@@ -60,7 +60,11 @@ async fn a_cohort_too_large_for_all_to_mask_with_all_ends_in_the_plain_jobs_mode
     const NODES: u32 = FULL_GRAPH_MAX + 2;
     let names: Vec<String> = (0..NODES).map(|i| format!("n{i:03}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let all = || JobRequest { max_participants: Some(NODES), ..request(1, NODES) };
+    let all = || {
+        let mut request = JobRequest { max_participants: Some(NODES), ..request(1, NODES) };
+        request.hyperparameters.insert("round_timeout_s".into(), json!(240));
+        request
+    };
     let plain = Village::new(3, &names).await;
     let job = plain.training().create(all()).await.unwrap();
     let expected = plain.completed(&job).await;

@@ -37,7 +37,7 @@ use aivillage_training::{
 };
 
 /// Longest time a test waits for something, far beyond what it takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// The system's clock, which can be moved on.
 #[derive(Debug, Default)]
@@ -264,7 +264,7 @@ impl Village {
         let (link, shelf) = (Arc::<Link>::default(), Arc::<Shelf>::default());
         let stop = CancellationToken::new();
         // Many nodes on one thread keep each other waiting.
-        let silence = Duration::from_millis(500) * if nodes.len() > 100 { 100 } else { 1 };
+        let silence = if nodes.len() > 100 { PATIENCE } else { Duration::from_millis(500) };
         let logs = BTreeMap::new();
         let mut village = Self { link, records, inventory, clock, shelf, features, silence, stop, logs };
         for (node, rows) in nodes.iter().zip(10..) {
