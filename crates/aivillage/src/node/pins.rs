@@ -3,13 +3,15 @@
 //! ```text
 //! DIR/pins.json   name -> key of every other participant that this node has met, mode 0600
 //! ```
-//! Promise: a pin is durable before it is relied on, and one that its owner removes is gone for a running node too: the file
-//! is read at every check, of which there are a few a round.
+//! Promise: a pin is durable before it is relied on, and one that its owner removes is gone for a running node too: every
+//! check looks whether the file is still the one that was read.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use aivillage_base::wire::Peer;
 use aivillage_base::{NodeId, NodeName};
@@ -68,16 +70,28 @@ impl PinFile {
         Ok(forgotten)
     }
 
-    /// The key that this name is pinned to; the first one that is asked about.
-    fn pin(&self, peer: &Peer) -> Result<NodeId, String> {
+    /// Pins each of these that has no pin yet, all at once; returns what is pinned then.
+    fn pin(&self, peers: &[&Peer]) -> Result<BTreeMap<NodeName, NodeId>, String> {
         let _changing = self.changing()?;
         let mut pins = self.list()?;
-        if let Some(known) = pins.get(&peer.name) {
-            return Ok(*known);
+        let before = pins.len();
+        for peer in peers {
+            pins.entry(peer.name.clone()).or_insert(peer.id);
         }
-        pins.insert(peer.name.clone(), peer.id);
-        self.write(&pins)?;
-        Ok(peer.id)
+        if pins.len() > before {
+            self.write(&pins)?;
+        }
+        Ok(pins)
+    }
+
+    /// Which file it is, and in which state; None = there is none.
+    fn stamp(&self) -> Result<Option<Stamp>, String> {
+        let path = self.path();
+        match std::fs::metadata(&path) {
+            Ok(data) => Ok(Some(Stamp([data.ino(), data.size(), nanoseconds(&data)]))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(format!("cannot read {}: {e}", path.display())),
+        }
     }
 
     /// One process changes the file at a time: the node that runs, and its owner's command.
@@ -98,11 +112,28 @@ impl PinFile {
     }
 }
 
+/// Tells one state of a file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp([u64; 3]);
+
+/// When the file was changed last: also by writing into it.
+fn nanoseconds(data: &std::fs::Metadata) -> u64 {
+    (data.ctime() as u64).wrapping_mul(1_000_000_000).wrapping_add(data.ctime_nsec() as u64)
+}
+
+/// The pins as they were read last.
+#[derive(Debug, Default)]
+struct Seen {
+    stamp: Option<Stamp>,
+    pins: BTreeMap<NodeName, NodeId>,
+}
+
 /// Trust on first use: the first key of a name is pinned, another one is refused until the owner removes the pin.
 #[derive(Debug)]
 pub(super) struct FirstUse {
     file: PinFile,
     own: NodeId,
+    seen: Mutex<Seen>,
 }
 
 impl FirstUse {
@@ -113,18 +144,31 @@ impl FirstUse {
     pub(super) fn open(dir: &Path, own: NodeId) -> Result<Self, String> {
         let file = PinFile::new(dir);
         file.list()?;
-        Ok(Self { file, own })
+        Ok(Self { file, own, seen: Mutex::default() })
     }
 }
 
 impl Pins for FirstUse {
-    fn check(&self, peer: &Peer) -> Result<(), String> {
+    fn check(&self, peers: &[&Peer]) -> Result<(), String> {
         // A node with a new key under its old name knows itself.
-        if peer.id == self.own {
-            return Ok(());
+        let others: Vec<&Peer> = peers.iter().copied().filter(|peer| peer.id != self.own).collect();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = self.file.stamp()?;
+        if stamp.is_none() || stamp != seen.stamp {
+            // What is read now is at least as new as the stamp.
+            *seen = Seen { stamp, pins: self.file.list()? };
         }
-        let known = self.file.pin(peer)?;
-        if known == peer.id { Ok(()) } else { Err(secure::changed(peer, &known)) }
+        if others.iter().any(|peer| !seen.pins.contains_key(&peer.name)) {
+            *seen = Seen { stamp: None, pins: self.file.pin(&others)? };
+        }
+        for peer in others {
+            match seen.pins.get(&peer.name) {
+                Some(known) if *known == peer.id => {}
+                Some(known) => return Err(secure::changed(peer, known)),
+                None => return Err(format!("the key of {} could not be pinned", peer.name)),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -133,8 +177,8 @@ impl Pins for FirstUse {
 pub(super) struct OnRoster(pub(super) Roster);
 
 impl Pins for OnRoster {
-    fn check(&self, peer: &Peer) -> Result<(), String> {
-        self.0.check(peer)
+    fn check(&self, peers: &[&Peer]) -> Result<(), String> {
+        peers.iter().try_for_each(|peer| self.0.check(peer))
     }
 }
 
@@ -154,38 +198,52 @@ mod tests {
     fn the_first_key_of_a_name_is_remembered_over_restarts() {
         let dir = tempfile::tempdir().unwrap();
         let pins = open(dir.path()).unwrap();
-        pins.check(&peer("a", 1)).unwrap();
-        pins.check(&peer("b", 2)).unwrap();
+        pins.check(&[&peer("a", 1)]).unwrap();
+        pins.check(&[&peer("b", 2)]).unwrap();
         let again = open(dir.path()).unwrap();
-        again.check(&peer("a", 1)).unwrap();
-        let refused = again.check(&peer("a", 3)).unwrap_err();
+        again.check(&[&peer("a", 1)]).unwrap();
+        let refused = again.check(&[&peer("a", 3)]).unwrap_err();
         assert!(refused.contains("had 0101"), "{refused}");
         std::fs::write(dir.path().join("pins.json"), "{").unwrap();
         assert!(open(dir.path()).unwrap_err().contains("damaged"));
-        assert!(pins.check(&peer("a", 1)).unwrap_err().contains("damaged"), "what cannot be read vouches for nobody");
+        assert!(
+            pins.check(&[&peer("a", 1)]).unwrap_err().contains("damaged"),
+            "what cannot be read vouches for nobody"
+        );
     }
 
     #[test]
     fn a_pin_that_the_owner_removes_is_gone_for_the_running_node() {
         let dir = tempfile::tempdir().unwrap();
         let pins = open(dir.path()).unwrap();
-        pins.check(&peer("a", 1)).unwrap();
-        pins.check(&peer("b", 2)).unwrap();
+        pins.check(&[&peer("a", 1)]).unwrap();
+        pins.check(&[&peer("b", 2)]).unwrap();
         let owner = PinFile::new(dir.path());
         let a = NodeName::new("a").unwrap();
         assert_eq!(owner.forget(&a), Ok(Some(NodeId([1; 32]))));
         assert_eq!(owner.forget(&a), Ok(None));
-        pins.check(&peer("a", 3)).unwrap();
-        assert!(pins.check(&peer("a", 1)).is_err(), "the old key is refused from now on");
-        assert!(pins.check(&peer("b", 1)).is_err(), "other pins stay");
+        pins.check(&[&peer("a", 3)]).unwrap();
+        assert!(pins.check(&[&peer("a", 1)]).is_err(), "the old key is refused from now on");
+        assert!(pins.check(&[&peer("b", 1)]).is_err(), "other pins stay");
+    }
+
+    #[test]
+    fn the_keys_of_a_round_are_pinned_together_and_one_changed_key_refuses_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let pins = open(dir.path()).unwrap();
+        let (a, b, c) = (peer("a", 1), peer("b", 2), peer("c", 3));
+        pins.check(&[&a, &b]).unwrap();
+        pins.check(&[&a, &b, &c]).unwrap();
+        assert_eq!(PinFile::new(dir.path()).list().unwrap().len(), 3);
+        assert!(pins.check(&[&a, &peer("b", 9), &peer("c", 7)]).unwrap_err().starts_with("c has the key 0707"));
     }
 
     #[test]
     fn a_node_knows_itself_whatever_its_name_was_pinned_to() {
         let dir = tempfile::tempdir().unwrap();
         let pins = open(dir.path()).unwrap();
-        pins.check(&peer("me", 1)).unwrap();
-        pins.check(&peer("me", 9)).unwrap();
-        assert!(pins.check(&peer("me", 2)).is_err());
+        pins.check(&[&peer("me", 1)]).unwrap();
+        pins.check(&[&peer("me", 9)]).unwrap();
+        assert!(pins.check(&[&peer("me", 2)]).is_err());
     }
 }

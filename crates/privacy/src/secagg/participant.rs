@@ -40,8 +40,8 @@ pub(super) const PAIR_MASK: &str = "aivillage secagg pair mask v1";
 /// Domain of own masks.
 pub(super) const OWN_MASK: &str = "aivillage secagg own mask v1";
 
-/// Says whether this is the enrolled key of this name, under the registry of enrolments that the participant knows.
-pub type Vouch<'a> = &'a dyn Fn(&Advert) -> Result<(), Alarm>;
+/// Says whether these are the enrolled keys of these names, under the registry of enrolments that the participant knows.
+pub type Vouch<'a> = &'a dyn Fn(&[Advert]) -> Result<(), Alarm>;
 
 /// What one participant holds of another's secrets.
 struct Held {

@@ -69,9 +69,10 @@ fn replaced_swapped_and_resigned_keys_are_refused() {
         assert_eq!(fresh.show(0, honest.clone()).unwrap_err().check, check, "silent for ever");
     }
     let mut fresh = Cohort::new(11, values(4, 1));
-    let enrolled = |advert: &Advert| match advert.peer.id == signer(2).id() || advert.peer.name != name(2) {
-        true => Ok(()),
-        false => Err(Alarm::new("changed_key", "another key than before")),
+    let enrolled = |adverts: &[Advert]| {
+        let known = |advert: &Advert| advert.peer.id == signer(2).id() || advert.peer.name != name(2);
+        let changed = || Alarm::new("changed_key", "another key than before");
+        if adverts.iter().all(known) { Ok(()) } else { Err(changed()) }
     };
     let Cohort { machines, signers, .. } = &mut fresh;
     assert_eq!(machines[0].roster(stranger, &enrolled, &signers[0]).unwrap_err().check, "changed_key");

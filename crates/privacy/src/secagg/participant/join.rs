@@ -42,9 +42,7 @@ impl Participant {
         if !listed.adverts().contains(&self.advert) {
             return Err(Alarm::new("own_entry", "its own keys are missing on the roster or changed"));
         }
-        for advert in listed.adverts() {
-            vouch(advert)?;
-        }
+        vouch(listed.adverts())?;
         let reveal = listed.is_drawn().then(|| draw::reveal(&listed, self.nonce, signer));
         self.shown = Some(Shown { listed, reveal: reveal.clone() });
         Ok(reveal)

@@ -18,11 +18,11 @@ use crate::participant::registry::Registry;
 /// # Behavior
 /// - The first key of a name is remembered, durably, before `check` returns; from then on another key is refused.
 pub trait Pins: Send + Sync + Debug {
-    /// Is this the key of this name?
+    /// Are these the keys of these names?
     ///
     /// # Errors
-    /// One sentence: it is another one than before, or not on the node's roster.
-    fn check(&self, peer: &Peer) -> Result<(), String>;
+    /// One sentence: one is another than before, or not on the node's roster.
+    fn check(&self, peers: &[&Peer]) -> Result<(), String>;
 }
 
 /// The contexts that a node has begun.
@@ -77,11 +77,15 @@ pub struct Keys {
 pub struct MemoryPins(Mutex<BTreeMap<NodeName, NodeId>>);
 
 impl Pins for MemoryPins {
-    fn check(&self, peer: &Peer) -> Result<(), String> {
+    fn check(&self, peers: &[&Peer]) -> Result<(), String> {
         let mut pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = *pins.entry(peer.name.clone()).or_insert(peer.id);
-        drop(pins);
-        if known == peer.id { Ok(()) } else { Err(changed(peer, &known)) }
+        for peer in peers {
+            let known = *pins.entry(peer.name.clone()).or_insert(peer.id);
+            if known != peer.id {
+                return Err(changed(peer, &known));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -84,9 +84,10 @@ impl Session {
         let signer = &*keys.signer;
         self.last = match message {
             SecureDown::Roster { adverts } => {
-                let vouch = |advert: &Advert| {
-                    keys.registry.check(advert)?;
-                    keys.pins.check(&advert.peer).map_err(|detail| Alarm::new("changed_key", detail))
+                let vouch = |adverts: &[Advert]| {
+                    adverts.iter().try_for_each(|advert| keys.registry.check(advert))?;
+                    let peers: Vec<_> = adverts.iter().map(|advert| &advert.peer).collect();
+                    keys.pins.check(&peers).map_err(|detail| Alarm::new("changed_key", detail))
                 };
                 let reveal = self.machine.roster(adverts, &vouch, signer)?;
                 if !self.draws && self.terms.graph == GraphKind::Drawn {
