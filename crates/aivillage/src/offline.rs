@@ -62,6 +62,8 @@ pub struct Round {
     pub round: Option<u32>,
     /// Number of nodes invited.
     pub invited: u32,
+    /// Most examples that an update was expected to have; None = the most that one has.
+    pub examples_max: Option<u32>,
     /// What each participant declared, by name.
     pub participants: BTreeMap<String, Declared>,
     /// Names of tensors that stayed on the nodes.
@@ -79,6 +81,7 @@ impl From<PlanFile> for Round {
             training: plan.training,
             round: Some(plan.key.round),
             invited: plan.invited,
+            examples_max: plan.examples_max,
             participants: plan.participants,
             personal: plan.personal,
             grids: Some(plan.grids),
@@ -152,6 +155,7 @@ pub fn recompute(round: &Round, files: &Files) -> Result<Made, CliError> {
         round: number,
         training: &round.training,
         population: round.invited,
+        examples_max: round.examples_max,
         contributions: &contributions,
         sums: None,
         tensors: &tensors,

@@ -410,7 +410,7 @@ impl Node {
         if !session.has_masks() {
             return;
         }
-        let made = session.masking().and_then(|masking| {
+        let made = session.masking(plain).and_then(|masking| {
             let mut masked = masking.mask(plain.clone());
             if !masked.state.is_empty() {
                 let kept = self.state.put(&masked.mark(), &work.invitation.architecture, &masked.state);

@@ -39,7 +39,7 @@ use aivillage_base::wire::LocalTraining;
 use crate::strategy::{Contribution, Facts, Geometry, Needs, Strategy};
 
 pub use layout::Tensor;
-pub use masked::Totals;
+pub use masked::{StepTotals, Totals};
 pub use partial::{Partial, PartialError};
 pub use run::{Options, run, run_with};
 
@@ -95,6 +95,9 @@ pub trait Sums: Sync + Debug {
     /// Sum of their factors, at least 1.
     fn factors(&self) -> u64;
 
+    /// What the rule divides the sum by; positive.
+    fn divisor(&self) -> f64;
+
     /// Fills `out` with the sums from position `start`; called from several threads at once.
     ///
     /// # Errors
@@ -113,6 +116,8 @@ pub struct Work<'a> {
     pub training: &'a LocalTraining,
     /// Number of nodes invited, or that scaffold's control variates are averaged over.
     pub population: u32,
+    /// Most examples that an update was expected to have; None = the most that one has.
+    pub examples_max: Option<u32>,
     /// One a row, in name order; empty where there is a sum.
     pub contributions: &'a [Contribution],
     /// The sum of the updates, where they are not seen one by one.
@@ -297,6 +302,7 @@ fn facts<'f>(work: &'f Work<'_>, geometry: &'f Geometry) -> Facts<'f> {
         round: work.round,
         training: work.training,
         population: work.population,
+        examples_max: work.examples_max,
         contributions: work.contributions,
         geometry,
     }

@@ -171,6 +171,9 @@ pub struct RoundRecord {
     /// Grid of each tensor of the model, in layout order.
     #[serde(default)]
     pub grids: Vec<Grid>,
+    /// Most examples that an update was expected to have, where the rule's weights depend on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub examples_max: Option<u32>,
     /// Wall clock at opening, Unix milliseconds.
     pub opened_ms: u64,
     /// Wall clock at the end.
@@ -446,7 +449,7 @@ impl RoundRecord {
             loss: self.totals().map_or_else(|| weighted(&counted, |m| Some(m.loss)), |t| Some(t.loss)),
             accuracy: self.totals().map_or_else(|| weighted(&counted, |m| m.accuracy), |t| t.accuracy),
             secure: self.secure.is_some(),
-            weight: self.totals().map(|t| t.factors),
+            weight: self.totals().map(|t| t.weight),
             bytes: uploads + self.model_in.bytes * members.iter().filter(|m| m.base.is_none()).count() as u64,
             model,
             opened_ms: Some(self.opened_ms),

@@ -18,9 +18,9 @@ use std::sync::Arc;
 use aivillage_base::fixed::Grid;
 use aivillage_base::ports::Payload;
 use aivillage_base::time::Now;
+use aivillage_base::wire::secure::SecureTerms;
 use aivillage_base::wire::{BlobRef, Declined, Peer, RoundKey, UpdateHeader, UpdateReply};
 use aivillage_base::{Digest, NodeName};
-use aivillage_privacy::secagg::ring::Width;
 use aivillage_privacy::secagg::roster::{Listed, Roster};
 
 use crate::record::{Base, Counted, MemberRecord, MemberState, RoundRecord, SecureRecord, Stage, StateSlot};
@@ -60,9 +60,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Bytes of an update: packed in this ring, or plain.
-    fn payload_bytes(&self, ring: Option<Width>) -> u64 {
-        ring.map_or(self.parameters as u64 * 4, |width| crate::secure::payload_bytes(self.parameters, width))
+    /// Bytes of an update: masked under these terms, or plain.
+    fn payload_bytes(&self, terms: Option<&SecureTerms>) -> u64 {
+        let masked = terms.and_then(|terms| crate::secure::payload_bytes(self.parameters, terms));
+        masked.unwrap_or(self.parameters as u64 * 4)
     }
 }
 
@@ -106,6 +107,8 @@ pub struct StartPoint {
     pub state: Vec<StateSlot>,
     /// Grid of each tensor of the model, in layout order.
     pub grids: Vec<Grid>,
+    /// Most examples that an update is expected to have, where the rule's weights depend on it.
+    pub examples_max: Option<u32>,
     /// Terms and context of secure aggregation, where the job asks for it.
     pub secure: Option<SecureRecord>,
 }
@@ -138,6 +141,7 @@ impl Round {
             model_in: start.model,
             state_in: start.state,
             grids: start.grids,
+            examples_max: start.examples_max,
             opened_ms: now.wall_ms,
             closed_ms: None,
             elapsed_ms: 0,

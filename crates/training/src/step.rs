@@ -166,6 +166,8 @@ pub struct ComputePlan {
     pub personal: Vec<String>,
     /// Number of nodes invited.
     pub invited: u32,
+    /// Most examples that an update was expected to have, where the rule's weights depend on it.
+    pub examples_max: Option<u32>,
     /// What opens the sum of masked updates; None = the updates are plain.
     pub opened: Option<Opened>,
     /// The accepted set, in name order.
@@ -200,6 +202,7 @@ impl ComputePlan {
             strategy: job.spec.strategy.clone(),
             training: job.spec.training.clone(),
             invited: u32::try_from(invited).unwrap_or(u32::MAX),
+            examples_max: attempt.examples_max,
             opened: None,
             accepted,
         })

@@ -59,7 +59,13 @@ pub(crate) fn blob(text: &str) -> BlobRef {
 
 /// Where an attempt of the linear model starts.
 pub(crate) fn start() -> StartPoint {
-    StartPoint { model: blob("model"), state: Vec::new(), grids: vec![Grid::default(); 2], secure: None }
+    StartPoint {
+        model: blob("model"),
+        state: Vec::new(),
+        grids: vec![Grid::default(); 2],
+        examples_max: None,
+        secure: None,
+    }
 }
 
 /// What a round makes, by name.

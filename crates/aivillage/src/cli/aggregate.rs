@@ -110,6 +110,7 @@ fn described(args: &AggregateArgs) -> Result<Round, CliError> {
         strategy: chosen.strategy,
         round: None,
         invited: u32::try_from(participants.len()).unwrap_or(u32::MAX),
+        examples_max: None,
         participants,
         personal: model.tensors.into_iter().map(|t| t.name).filter(|name| stays(name)).collect(),
         grids: None,

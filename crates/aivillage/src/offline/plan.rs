@@ -29,6 +29,9 @@ pub struct PlanFile {
     pub training: LocalTraining,
     /// Number of nodes invited.
     pub invited: u32,
+    /// Most examples that an update was expected to have, where the rule's weights depend on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub examples_max: Option<u32>,
     /// Names of tensors that stayed on the nodes.
     pub personal: Vec<String>,
     /// Grid of each tensor of the model.
@@ -112,6 +115,7 @@ impl PlanFile {
             strategy: job.spec.strategy.clone(),
             training: job.spec.training.clone(),
             invited: u32::try_from(attempt.members.len()).unwrap_or(u32::MAX),
+            examples_max: attempt.examples_max,
             personal: job.spec.personal(architecture),
             grids: layout.into_iter().map(|t| t.name).zip(attempt.grids.iter().copied()).collect(),
             participants: counted.map(|(name, c)| (name, Declared::of(c, round))).collect(),

@@ -72,6 +72,7 @@ impl Case {
             },
             round: None,
             invited: 5,
+            examples_max: None,
             participants,
             personal: Vec::new(),
             grids: None,

@@ -54,6 +54,18 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// How an update counts in a sum of updates that nobody sees one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weighting {
+    /// As much as any other.
+    Equal,
+    /// By its number of examples.
+    Examples,
+    /// By its number of examples over what its number of steps does (normalised averaging).
+    Steps,
+}
+
 /// What a secure round is agreed on before anybody takes part; with the invitation it fixes the round's context.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct SecureTerms {
@@ -65,10 +77,10 @@ pub struct SecureTerms {
     pub cohort_max: u32,
     /// Bits of the ring of sums: 16, 24, 32, 40, 48 or 64.
     pub bits: u32,
-    /// True if each update is multiplied by its number of examples before it is summed, false if all count the same.
-    pub by_examples: bool,
-    /// Largest such factor.
-    pub weight_max: u32,
+    /// What each update is multiplied by before it is summed.
+    pub weighting: Weighting,
+    /// Most examples that an update may have; 1 where all count the same.
+    pub examples_max: u32,
     /// Who masks with whom.
     pub graph: GraphKind,
     /// What the threshold of the secret sharing must withstand.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aivillage_base::wire::secure::{
     Advert, Agreed, Agreement, GraphKind, Hex, MaskedInput, Opening, RegistryHead, Reveal, Revealed, SealedShares,
-    SecureTerms, Shares, Withstands,
+    SecureTerms, Shares, Weighting, Withstands,
 };
 use aivillage_base::{Digest, NodeName};
 use aivillage_privacy::secagg::coordinator::{self, Unmasking, Unopened};
@@ -28,8 +28,8 @@ pub(crate) fn terms(count: u32) -> SecureTerms {
         cohort_min: 3,
         cohort_max: count,
         bits: 40,
-        by_examples: true,
-        weight_max: 100,
+        weighting: Weighting::Examples,
+        examples_max: 100,
         graph: GraphKind::Full,
         withstands: Withstands { corrupt: 0.2, dropout: 0.25, lying_coordinator: true, neighbours: None },
     }

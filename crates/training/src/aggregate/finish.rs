@@ -69,8 +69,7 @@ impl Making {
 
     /// Divides sums that somebody else made.
     pub(super) fn of_sums(sums: &dyn Sums, width: usize, work: &Work<'_>) -> Self {
-        #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 examples")]
-        let divisor = sums.factors() as f64;
+        let divisor = sums.divisor();
         let planes = work.strategy.rule().planes();
         Self { how: How::Given, divisor, centre: None, planes, next: 0, width }
     }

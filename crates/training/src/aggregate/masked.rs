@@ -1,12 +1,13 @@
 //! The sum of masked updates: added up in the ring as they were sent, freed of the masks that are left, read as integers.
 //!
 //! Values are streamed: a block of each update is added to the block's sums, then the key streams of the same block. Nothing
-//! scales with participants x model. Behind the values of an update lie [`BEHIND`](crate::secure::BEHIND) more, which say with
-//! what factors the updates were multiplied and what their nodes measured, in sum.
+//! scales with participants x model. Behind the values of an update lie a few more
+//! ([`Behind`]), which say with what factors the updates were multiplied and what their nodes measured, in sum.
 
 use std::fmt::Debug;
 
 use aivillage_base::NodeName;
+use aivillage_base::wire::secure::SecureTerms;
 use aivillage_privacy::secagg::coordinator::{self, Unopened};
 use aivillage_privacy::secagg::mask::{self, MaskKey, Sign};
 use aivillage_privacy::secagg::ring::{self, Width};
@@ -15,18 +16,30 @@ use aivillage_privacy::secagg::signed::Context;
 use serde::{Deserialize, Serialize};
 
 use super::{Sums, WorkError};
-use crate::secure::{BEHIND, Behind, width as width_of};
+use crate::secure::{self, Behind};
 use crate::step::{ComputeError, ComputePlan, Opened};
 
 /// What is learnt of a masked round beside its model.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
-    /// Sum of the factors of the updates: of examples, or of nodes where all count the same.
-    pub factors: u64,
+    /// Sum of what the updates count: of examples, or of nodes where all count the same.
+    pub weight: u64,
+    /// More, where the weights are not the factors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<StepTotals>,
     /// Mean loss over the last local epoch, weighted by factors.
     pub loss: f64,
     /// Mean share of rows that the received model classified right, weighted by factors; None for regression.
     pub accuracy: Option<f64>,
+}
+
+/// What is learnt of the steps behind a sum that is normalised by them: see [`fednova`](crate::strategy::fednova).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepTotals {
+    /// Sum of the factors of the updates.
+    pub factors: u64,
+    /// Sum of their coefficients.
+    pub coefficients: u64,
 }
 
 /// Bytes of masked updates, wherever they lie.
@@ -43,6 +56,7 @@ pub(super) struct Masked<'a> {
     masks: Vec<(MaskKey, Sign)>,
     width: Width,
     totals: Totals,
+    divisor: f64,
 }
 
 impl<'a> Masked<'a> {
@@ -54,15 +68,16 @@ impl<'a> Masked<'a> {
         rows: &'a dyn PackedRows,
         (count, values): (usize, usize),
         masks: Vec<(MaskKey, Sign)>,
-        width: Width,
-        (weight_max, classifies): (u32, bool),
+        terms: &SecureTerms,
+        classifies: bool,
     ) -> Result<Self, WorkError> {
-        let totals = Totals { factors: 1, loss: 0.0, accuracy: None };
-        let mut masked = Self { rows, count, masks, width, totals };
-        let mut behind = [0; BEHIND];
+        let width = secure::width(terms).ok_or_else(|| WorkError::Unusable(no_ring(terms)))?;
+        let totals = Totals { weight: 1, steps: None, loss: 0.0, accuracy: None };
+        let mut masked = Self { rows, count, masks, width, totals, divisor: 1.0 };
+        let mut behind = vec![0; Behind::len(terms.weighting)];
         masked.read(values, &mut behind)?;
-        let most = count as u64 * u64::from(weight_max);
-        masked.totals = Behind::totals(behind, (count as u64, most), classifies).map_err(WorkError::Unusable)?;
+        masked.totals = Behind::totals(&behind, count as u64, terms, classifies).map_err(WorkError::Unusable)?;
+        masked.divisor = secure::divisor(terms, &masked.totals);
         Ok(masked)
     }
 
@@ -77,7 +92,11 @@ impl Sums for Masked<'_> {
     }
 
     fn factors(&self) -> u64 {
-        self.totals.factors
+        self.totals.steps.map_or(self.totals.weight, |steps| steps.factors)
+    }
+
+    fn divisor(&self) -> f64 {
+        self.divisor
     }
 
     fn read(&self, start: usize, out: &mut [i64]) -> Result<(), WorkError> {
@@ -101,10 +120,13 @@ impl Sums for Masked<'_> {
     }
 }
 
-/// The ring that the plan's masked updates are in.
-pub(super) fn ring(opened: &Opened) -> Result<Width, ComputeError> {
-    let width = width_of(&opened.terms);
-    width.ok_or_else(|| ComputeError::Unusable(format!("there is no ring of {} bits", opened.terms.bits)))
+/// Bytes of a masked update of `values` values.
+pub(super) fn payload_bytes(values: usize, terms: &SecureTerms) -> Result<u64, ComputeError> {
+    secure::payload_bytes(values, terms).ok_or_else(|| ComputeError::Unusable(no_ring(terms)))
+}
+
+fn no_ring(terms: &SecureTerms) -> String {
+    format!("there is no ring of {} bits", terms.bits)
 }
 
 /// The masks that the survivors' sum still has.

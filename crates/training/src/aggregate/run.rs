@@ -12,11 +12,10 @@ use aivillage_base::{Digest, NodeName, Task, bundle};
 use bytes::Bytes;
 
 use super::layout::Layout;
-use super::masked::{Masked, PackedRows, ring, unmasking};
+use super::masked::{Masked, PackedRows, payload_bytes, unmasking};
 use super::parallel::{Threads, each};
 use super::{Floats, RowError, Rows, Tensor, WAVE, Wave, Work, WorkError, simd};
 use crate::record::StateSlot;
-use crate::secure;
 use crate::step::{ComputeError, ComputePlan, Made};
 use crate::store;
 use crate::strategy::Contribution;
@@ -85,6 +84,7 @@ pub async fn run_with(
         round: plan.key.round,
         training: &plan.training,
         population: plan.invited,
+        examples_max: plan.examples_max,
         contributions: &contributions,
         sums: None,
         tensors: &tensors,
@@ -93,8 +93,8 @@ pub async fn run_with(
         threads: options.threads,
     };
     let values = layout.shared * planes;
-    let ring = plan.opened.as_ref().map(ring).transpose()?;
-    let bytes = ring.map_or(values as u64 * 4, |width| secure::payload_bytes(values, width));
+    let terms = plan.opened.as_ref().map(|opened| &opened.terms);
+    let bytes = terms.map_or(Ok(values as u64 * 4), |terms| payload_bytes(values, terms))?;
     let mut updates = Updates::new(plan, blobs, values, bytes)?;
     updates.verify(options)?;
     let blame = |e: WorkError| blame(plan, e);
@@ -103,11 +103,12 @@ pub async fn run_with(
         out.push(Out::begin(blobs, &header, size).await?);
     }
     let mut totals = None;
-    if let (Some(opened), Some(width)) = (&plan.opened, ring) {
+    if let Some(opened) = &plan.opened {
         updates.load_whole(records).await?;
         let masks = unmasking(plan, opened)?;
-        let terms = (opened.terms.weight_max, plan.architecture.task != Task::Regression);
-        let masked = Masked::open(&updates, (plan.accepted.len(), values), masks, width, terms).map_err(blame)?;
+        let classifies = plan.architecture.task != Task::Regression;
+        let masked =
+            Masked::open(&updates, (plan.accepted.len(), values), masks, &opened.terms, classifies).map_err(blame)?;
         totals = Some(masked.totals());
         let mut aggregation = Work { sums: Some(&masked), ..work }.begin().map_err(blame)?;
         while aggregation.wanted().is_some() {

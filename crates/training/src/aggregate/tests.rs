@@ -2,6 +2,7 @@
 
 mod exact;
 mod faulty;
+mod masked;
 mod naive;
 
 use std::sync::Arc;
@@ -71,6 +72,7 @@ impl Closed {
             training: spec(1, 1, 1).training,
             personal: Vec::new(),
             invited: u32::try_from(accepted.len()).unwrap(),
+            examples_max: None,
             accepted,
         };
         Self { plan, records, blobs, model, updates }

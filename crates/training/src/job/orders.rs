@@ -96,9 +96,10 @@ impl Job {
     ) -> Option<Result<StartPoint, String>> {
         let architecture = self.record.architecture.as_ref()?;
         let (state, grids) = (self.record.state.clone(), grids(architecture));
+        let examples_max = self.examples_max(cohort);
         let secure = match self.record.spec.secure {
             None => None,
-            Some(withstands) => match self.terms(withstands, cohort) {
+            Some(withstands) => match self.terms(withstands, cohort, examples_max) {
                 Ok(terms) => {
                     let invitation = self.invitation(key, model, &state, &grids)?;
                     Some(SecureRecord::new(terms, &Invitation { secure: Some(terms), ..invitation }))
@@ -106,21 +107,27 @@ impl Job {
                 Err(overflow) => return Some(Err(overflow.to_string())),
             },
         };
-        Some(Ok(StartPoint { model, state, grids, secure }))
+        let by_steps = self.record.spec.strategy.rule().weighting() == Some(Weighting::Steps);
+        Some(Ok(StartPoint { model, state, grids, examples_max: by_steps.then_some(examples_max), secure }))
     }
 
-    /// The terms of secure aggregation among this cohort. No node has a larger factor than the rows it has reported: what it
-    /// reports is known anyway, and the smaller the factors, the fewer bytes a value takes.
-    fn terms(&self, withstands: Withstands, cohort: &[Peer]) -> Result<SecureTerms, Overflow> {
+    /// Most examples that an update of this cohort can have: no more than the rows its node has reported.
+    fn examples_max(&self, cohort: &[Peer]) -> u32 {
         let spec = &self.record.spec;
         let rows = cohort.iter().filter_map(|peer| self.candidates.get(&peer.name)).flat_map(|c| &c.data);
         let rows = rows.filter(|data| recruit::fits(data, &spec.data)).map(|data| data.rows).max().unwrap_or(0);
         // Rounded up: a node whose data has grown a little still fits, and the largest data set is not told to everybody.
         let rows = u32::try_from(rows).unwrap_or(u32::MAX).checked_next_power_of_two().unwrap_or(u32::MAX);
-        let rows = rows.clamp(1, spec.max_examples);
+        rows.clamp(1, spec.max_examples)
+    }
+
+    /// The terms of secure aggregation among this cohort. What nodes report is known anyway, and the smaller the factors, the
+    /// fewer bytes a value takes.
+    fn terms(&self, withstands: Withstands, cohort: &[Peer], examples_max: u32) -> Result<SecureTerms, Overflow> {
+        let spec = &self.record.spec;
         let weighting = spec.strategy.rule().weighting().unwrap_or(Weighting::Equal);
         let cohort = u32::try_from(cohort.len()).unwrap_or(u32::MAX);
-        let terms = secure::terms(withstands, (spec.min_participants, cohort), weighting, rows)?;
+        let terms = secure::terms(withstands, (spec.min_participants, cohort), weighting, examples_max)?;
         Ok(SecureTerms { graph: secure::graph(cohort, self.rules.full_graph_max), ..terms })
     }
 

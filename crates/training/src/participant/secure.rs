@@ -197,8 +197,7 @@ impl Participant {
             let settled = settling.await.map_err(|e| e.to_string()).flatten();
             settled.map_err(|detail| Alarm::new("contexts", detail))?;
         }
-        session.fits(&prepared)?;
-        let masking = session.masking()?;
+        let masking = session.masking(&prepared)?;
         let store = Arc::clone(&self.deps.state);
         let work = move || {
             let masked = masking.mask(prepared);

@@ -12,7 +12,6 @@ use std::ops::Range;
 
 use aivillage_base::arch::TensorSpec;
 use aivillage_base::fixed::Grid;
-use aivillage_base::wire::secure::SecureTerms;
 use aivillage_base::wire::{BlobRef, Invitation, LocalMetrics, LocalRule, Receipt, UpdateHeader};
 use aivillage_base::{Architecture, Digest, NodeName, bundle, fixed};
 use aivillage_privacy::secagg::mask::{MaskKey, Sign};
@@ -21,7 +20,7 @@ use bytes::Bytes;
 
 use super::policy::{NodePolicy, may_keep};
 use super::state::LocalState;
-use crate::secure;
+use crate::secure::{self, Counts};
 use crate::trainer::{LocalOutcome, LocalTerms, TrainError, Trainer};
 
 /// Values quantised at once: the update of a large model is written without a second copy of it.
@@ -57,9 +56,10 @@ pub struct Prepared {
 impl Prepared {
     /// The same update under these masks; what was measured travels behind its values.
     #[must_use]
-    pub fn masked(self, masks: &[(MaskKey, Sign)], terms: &SecureTerms, width: Width) -> Self {
-        let factor = secure::factor_of(terms, self.header.weight);
-        let payload = Bytes::from(secure::masked(&self.payload, factor, &self.header.metrics, masks, width));
+    pub fn masked(self, masks: &[(MaskKey, Sign)], counts: Counts, width: Width) -> Self {
+        // Nobody else holds the plain bytes, so this takes them as they lie.
+        let plain = Vec::from(self.payload);
+        let payload = Bytes::from(secure::masked(plain, counts, &self.header.metrics, masks, width));
         let blob = BlobRef { digest: Digest::of(&payload), bytes: payload.len() as u64 };
         let told = UpdateHeader::new(self.header.key.clone(), blob, 0, LocalMetrics::default());
         Self { header: UpdateHeader { clipped: self.header.clipped, ..told }, payload, ..self }
@@ -220,6 +220,13 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// An update without values yet, with room for all that it will hold, also under masks where they are no wider.
+    fn update(&self) -> Update {
+        let values: usize = self.tensors.iter().filter(|t| !t.personal).map(|t| t.range.len()).sum();
+        let planes = if matches!(self.invitation.local, LocalRule::Scaffold { .. }) { 2 } else { 1 };
+        Update { bytes: Vec::with_capacity(values * planes * 4 + secure::BEHIND_BYTES), ..Update::default() }
+    }
+
     /// The change of the weights on the grids: within the norm that the invitation allows, if it names one.
     fn changes(&self, outcome: &LocalOutcome) -> Result<Update, String> {
         let changes = |tensor: &Tensor| {
@@ -227,7 +234,7 @@ impl<'a> Plan<'a> {
             trained.iter().zip(old).map(|(new, old)| new - old)
         };
         let Some(clip) = self.invitation.clip else {
-            let mut update = Update::default();
+            let mut update = self.update();
             for tensor in self.tensors.iter().filter(|t| !t.personal) {
                 update.append(tensor, changes(tensor), |_, _| {})?;
             }
@@ -237,7 +244,7 @@ impl<'a> Plan<'a> {
             self.tensors.iter().filter(|t| !t.personal).flat_map(changes).map(|c| f64::from(c) * f64::from(c));
         let mut shrink = f64::min(1.0, clip / squares.sum::<f64>().sqrt().max(f64::MIN_POSITIVE));
         for _ in 0..CLIP_TRIES {
-            let (mut update, mut norm) = (Update::default(), 0.0);
+            let (mut update, mut norm) = (self.update(), 0.0);
             for tensor in self.tensors.iter().filter(|t| !t.personal) {
                 #[expect(clippy::cast_possible_truncation, reason = "changes are f32")]
                 let shrunk = changes(tensor).map(|c| (f64::from(c) * shrink) as f32);
@@ -337,7 +344,6 @@ impl Update {
     ) -> Result<(), String> {
         let (step, mut changes) = (tensor.grid.step(), changes.peekable());
         let mut at = 0;
-        self.bytes.reserve(tensor.range.len() * 4);
         while changes.peek().is_some() {
             self.values.clear();
             self.values.extend(changes.by_ref().take(BLOCK));

@@ -81,12 +81,12 @@ impl Round {
     }
 
     fn fault(&self, header: &UpdateHeader, payload: &Payload) -> Option<(&'static str, String)> {
-        let ring = self.secure().and_then(|secure| crate::secure::width(&secure.terms));
-        let want = self.limits.payload_bytes(ring);
+        let terms = self.secure().map(|secure| &secure.terms);
+        let want = self.limits.payload_bytes(terms);
         if header.payload.bytes != want {
             return Some(("wrong_size", format!("{} bytes were sent, {want} are needed", header.payload.bytes)));
         }
-        if ring.is_some() {
+        if terms.is_some() {
             let told = header.weight > 0 || header.steps != 1 || header.initial_loss.is_some();
             let told = told || header.metrics != LocalMetrics::default();
             let detail = "what a node measures travels masked in this round, and this header tells it".to_owned();

@@ -109,12 +109,13 @@ pub(super) fn check(spec: &JobSpec, faults: &mut Faults) {
         } else if rule.robust() {
             "has to see single updates, and under secure aggregation nobody does"
         } else {
-            "weights each update by what its node says of its training, which this version cannot do under masks yet"
+            "weights each update by a power of its node's loss and divides by the norms of single updates, for which no bound \
+             can be given before, as masks need"
         };
         faults.privacy(
             "/strategy/name",
             &format!(
-                "strategy `{name}` {why}: choose fedavg, fedprox, fedavgm, fedadam, fedyogi, fedadagrad or scaffold (with \
+                "strategy `{name}` {why}: choose fedavg, fedprox, fedavgm, fedadam, fedyogi, fedadagrad, fednova or scaffold (with \
                  `privacy: {{clip: ..}}` as a bound on what one node can do), or {instead}"
             ),
         );

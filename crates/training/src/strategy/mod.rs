@@ -41,6 +41,8 @@ use aivillage_base::fixed::Grid;
 use aivillage_base::suggest;
 use aivillage_base::wire::LocalTraining;
 
+pub use aivillage_base::wire::secure::Weighting;
+
 use settings::{SettingFault, Settings};
 
 /// One accepted update as a rule sees it.
@@ -85,8 +87,10 @@ pub struct Facts<'a> {
     pub round: u32,
     /// How the nodes trained.
     pub training: &'a LocalTraining,
-    /// Number of nodes the control variates of scaffold are averaged over; at least the number of contributions.
+    /// Number of nodes invited, which scaffold averages its control variates over; at least the number of contributions.
     pub population: u32,
+    /// Most examples that an update was expected to have; None = the most that one has.
+    pub examples_max: Option<u32>,
     /// Number of accepted updates, at least 1.
     pub accepted: u32,
     /// The accepted set, in name order; empty where only the sum of the updates is seen.
@@ -224,15 +228,6 @@ pub struct LocalDemands {
     pub initial_loss: bool,
 }
 
-/// How an update counts in a sum of updates that nobody sees one by one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weighting {
-    /// By its number of examples.
-    Examples,
-    /// As much as any other.
-    Equal,
-}
-
 /// How an asynchronous strategy takes updates in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffer {
@@ -274,8 +269,8 @@ pub trait Rule {
         None
     }
 
-    /// How each update counts if only their sum is seen, divided by the sum of what each counts: what secure aggregation
-    /// needs. None = the rule has to see single updates.
+    /// How each update counts if only their sum is seen: what secure aggregation needs. None = the rule has to see single
+    /// updates.
     ///
     /// Where it is given, [`Self::choose`] makes the same mean of the same updates.
     fn weighting(&self) -> Option<Weighting> {

@@ -157,6 +157,7 @@ impl Job {
             },
             personal: Vec::new(),
             invited: case.invited,
+            examples_max: None,
             accepted,
         };
         let made = aggregate::run(&plan, self.records.as_ref(), &self.blobs).await.unwrap();

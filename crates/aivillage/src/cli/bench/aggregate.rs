@@ -301,6 +301,7 @@ async fn closed(args: &AggregateArgs, dir: &Path) -> Result<Closed, String> {
         training,
         personal: Vec::new(),
         invited: args.clients,
+        examples_max: None,
         opened: None,
         accepted,
     };
@@ -337,6 +338,7 @@ fn check(closed: &Closed, dir: &Path) -> Result<Digest, CliError> {
         training: plan.training.clone(),
         round: Some(1),
         invited: plan.invited,
+        examples_max: plan.examples_max,
         participants: plan.accepted.iter().map(|(n, c)| (n.to_string(), Declared::of(c, 1))).collect(),
         personal: Vec::new(),
         grids: Some(layout.iter().map(|t| t.name.clone()).zip(plan.grids.iter().copied()).collect()),

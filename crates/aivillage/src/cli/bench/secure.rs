@@ -6,7 +6,7 @@
 mod cohort;
 
 use aivillage_base::time::{Clock as _, SystemClock};
-use aivillage_base::wire::secure::{GraphKind, SecureTerms, Withstands};
+use aivillage_base::wire::secure::{GraphKind, SecureTerms, Weighting, Withstands};
 use aivillage_privacy::bench::{MaskBench, measure};
 use aivillage_privacy::secagg::ring::Width;
 use aivillage_training::secure::{FULL_GRAPH_MAX, graph};
@@ -159,8 +159,8 @@ impl SecureArgs {
             cohort_min: 3,
             cohort_max: self.participants,
             bits: self.bits,
-            by_examples: false,
-            weight_max: 1,
+            weighting: Weighting::Equal,
+            examples_max: 1,
             graph: match self.neighbours {
                 Some(_) => GraphKind::Drawn,
                 None => graph(self.participants, FULL_GRAPH_MAX),

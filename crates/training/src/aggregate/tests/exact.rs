@@ -15,6 +15,7 @@ fn rules() -> Vec<Rule> {
     vec![
         strategy("fedavg", json!({})),
         strategy("fedadam", json!({})),
+        strategy("fednova", json!({})),
         strategy("scaffold", json!({})),
         strategy("median", json!({})),
         strategy("trimmed_mean", json!({"beta": 0.3})),
@@ -81,6 +82,7 @@ impl Round {
             round: 3,
             training,
             population: 40,
+            examples_max: None,
             contributions: &self.contributions,
             sums: None,
             tensors: &self.tensors,

@@ -68,6 +68,7 @@ pub(super) fn expected(work: &Work<'_>, rows: &Updates) -> Made {
         round: work.round,
         training: work.training,
         population: work.population,
+        examples_max: work.examples_max,
         accepted: u32::try_from(work.contributions.len()).unwrap(),
         contributions: work.contributions,
         geometry: &geometry,

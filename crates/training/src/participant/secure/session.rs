@@ -1,7 +1,7 @@
 //! One context of one node, without the network: each step of the coordinator in, the node's next word out.
 
 use aivillage_base::wire::secure::{Advert, GraphKind, SecureDown, SecureTerms, SecureUp};
-use aivillage_base::wire::{Invitation, UpdateHeader};
+use aivillage_base::wire::{Invitation, LocalTraining, UpdateHeader};
 use aivillage_base::{Digest, NodeName};
 use aivillage_privacy::rand_core::CryptoRng;
 use aivillage_privacy::secagg::mask::{MaskKey, Sign};
@@ -13,13 +13,14 @@ use aivillage_privacy::secagg::signed::Context;
 use super::Keys;
 use crate::participant::Prepared;
 use crate::round::RESTARTED;
-use crate::secure;
+use crate::secure::{self, Counts};
 
 /// A context under way: pure but for what [`Keys`] keep.
 #[derive(Debug)]
 pub struct Session {
     machine: Machine,
     terms: SecureTerms,
+    training: LocalTraining,
     /// What the round starts from.
     model: Digest,
     /// Hash of all that makes the update of it.
@@ -33,7 +34,7 @@ pub struct Session {
 #[derive(Debug)]
 pub struct Masking {
     masks: Vec<(MaskKey, Sign)>,
-    terms: SecureTerms,
+    counts: Counts,
     width: Width,
 }
 
@@ -41,7 +42,7 @@ impl Masking {
     /// The update under its masks, with what was measured behind its values.
     #[must_use]
     pub fn mask(&self, prepared: Prepared) -> Prepared {
-        prepared.masked(&self.masks, &self.terms, self.width)
+        prepared.masked(&self.masks, self.counts, self.width)
     }
 }
 
@@ -67,7 +68,8 @@ impl Session {
         }
         let machine = Machine::begin(ctx, terms, name.clone(), keys.registry.head(), &*keys.signer, rng);
         let last = SecureUp::Advert(Box::new(machine.advert().clone()));
-        Ok(Self { machine, terms, model: invitation.model.digest, work: work(invitation, &terms), last, draws: false })
+        let (model, training) = (invitation.model.digest, invitation.training.clone());
+        Ok(Self { machine, terms, training, model, work: work(invitation, &terms), last, draws: false })
     }
 
     /// The last word: said again while nothing new is heard.
@@ -141,33 +143,22 @@ impl Session {
         self.machine.answers_for()
     }
 
-    /// Do the terms hold for this update? With fewer examples than it has, the sum would be another than the plain one.
-    ///
-    /// # Errors
-    /// [`Alarm`]
-    pub fn fits(&self, prepared: &Prepared) -> Result<(), Alarm> {
-        let (examples, most) = (prepared.header.weight, self.terms.weight_max);
-        if !self.terms.by_examples || examples <= most {
-            return Ok(());
-        }
-        let detail = format!("trained on {examples} rows, and the round counts at most {most}: report the data anew");
-        Err(Alarm::new("examples", detail))
-    }
-
     /// Can an update be masked?
     #[must_use]
     pub fn has_masks(&self) -> bool {
         self.machine.has_masks()
     }
 
-    /// What masks the update.
+    /// What masks this update.
     ///
     /// # Errors
-    /// [`Alarm`]
-    pub fn masking(&mut self) -> Result<Masking, Alarm> {
+    /// [`Alarm`]: the terms do not hold for it, or it is not the time.
+    pub fn masking(&mut self, prepared: &Prepared) -> Result<Masking, Alarm> {
+        let update = (prepared.header.weight, prepared.header.steps);
+        let counts = Counts::of(&self.terms, &self.training, update).map_err(|why| Alarm::new("examples", why))?;
         let masks = self.machine.masks()?;
         let width = secure::check_terms(&self.terms).map_err(|detail| Alarm::new("terms", detail))?;
-        Ok(Masking { masks, terms: self.terms, width })
+        Ok(Masking { masks, counts, width })
     }
 
     /// Vouches for a masked update: for this one, and no other.
@@ -187,7 +178,7 @@ fn work(invitation: &Invitation, terms: &SecureTerms) -> Digest {
         key, recipe, architecture, training, data, seed, grids, local, personal, max_examples, clip, ..
     } = invitation;
     let made = (key.round, recipe, architecture, training, data, seed, grids, local, personal);
-    let counted = (max_examples, clip, terms.by_examples);
+    let counted = (max_examples, clip, secure::multiplied(terms));
     Digest::of(&serde_json::to_vec(&(made, counted)).expect("invariant: wire messages serialise"))
 }
 

@@ -66,6 +66,7 @@ impl Server {
             round: self.rounds,
             training: &training,
             population: u32::try_from(cohort.updates.len()).unwrap(),
+            examples_max: None,
             accepted: u32::try_from(cohort.updates.len()).unwrap(),
             contributions: &cohort.contributions,
             geometry: &geometry,

@@ -217,6 +217,7 @@ impl<'a> Coordinator<'a> {
             training: training(),
             personal: Vec::new(),
             invited: u32::try_from(changes.len()).unwrap_or(u32::MAX),
+            examples_max: None,
             accepted,
         };
         let made: Made = now(aggregate::run(&plan, &self.records, &self.blobs))?
