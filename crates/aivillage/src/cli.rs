@@ -15,6 +15,7 @@ pub mod args;
 pub mod bench;
 mod config;
 mod data;
+mod helper;
 mod infer;
 mod models;
 mod node;
@@ -56,6 +57,9 @@ pub enum Command {
     /// Be a node, or look after the nodes of a gateway
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// Be the helper of a gateway of another owner: neither of the two can read an update alone
+    #[command(subcommand)]
+    Helper(helper::HelperCommand),
     /// Look at the data of a node before it joins
     #[command(subcommand)]
     Data(data::DataCommand),
@@ -90,11 +94,12 @@ impl Command {
     #[must_use]
     pub fn serves(&self) -> bool {
         match self {
-            Self::Up(_) | Self::Node(node::NodeCommand::Join(_)) => true,
+            Self::Up(_) | Self::Node(node::NodeCommand::Join(_)) | Self::Helper(helper::HelperCommand::Join(_)) => true,
             Self::Demo(_)
             | Self::Status(_)
             | Self::Token(_)
             | Self::Node(_)
+            | Self::Helper(_)
             | Self::Data(_)
             | Self::Train(_)
             | Self::Models(_)
@@ -119,6 +124,7 @@ pub async fn run(command: Command, environment: Environment) -> Result<(), CliEr
         Command::Status(args) => status::run(&args, &environment).await,
         Command::Token(command) => token::run(command, &environment).await,
         Command::Node(command) => node::run(command, &environment).await,
+        Command::Helper(command) => helper::run(command, &environment).await,
         Command::Data(command) => data::run(&command),
         Command::Train(command) => train::run(command, &environment).await,
         Command::Models(command) => models::run(command, &environment).await,

@@ -45,6 +45,7 @@ fn start(command: Command) -> Result<(), CliError> {
         | Command::Status(_)
         | Command::Token(_)
         | Command::Node(_)
+        | Command::Helper(_)
         | Command::Data(_)
         | Command::Train(_)
         | Command::Models(_)

@@ -9,6 +9,7 @@
 mod bench;
 mod commands;
 mod folder;
+mod helper;
 mod hours;
 mod keys;
 mod measure;
@@ -290,7 +291,7 @@ impl Node {
                     self.participant.handle(&message);
                 }
                 Down::Goodbye { retry_after_ms } => tracing::info!(retry_after_ms, "the gateway goes away for a while"),
-                Down::Predict(_) | Down::ModelReady { .. } | Down::Heartbeat => {}
+                Down::Predict(_) | Down::ModelReady { .. } | Down::Help(_) | Down::Heartbeat => {}
             }
         }
     }
@@ -302,7 +303,7 @@ async fn introduce(uplink: Arc<dyn Uplink>, log: Arc<FileLog>, report: NodeRepor
     if !logged(&log, "report", json!({ "data": data })) {
         return;
     }
-    let message = Up::Report(report);
+    let message = Up::Report(Box::new(report));
     for pause_ms in [50, 200, 1_000, 5_000] {
         match uplink.send(&message).await {
             Ok(()) => return,

@@ -237,7 +237,7 @@ impl Inbox for VillageInbox {
         match message {
             Up::Report(report) => {
                 let refuse = |e: aivillage_fog::FogError| InboxError { kind: e.kind(), detail: e.to_string() };
-                self.inventory.report(from, report).await.map_err(refuse)?;
+                self.inventory.report(from, *report).await.map_err(refuse)?;
                 if let Part::On(training) = &self.training {
                     training.connected(from).await;
                 }

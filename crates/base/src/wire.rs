@@ -10,9 +10,11 @@ use crate::arch::{Architecture, Task};
 use crate::digest::Digest;
 use crate::fixed::Grid;
 use crate::ids::{JobId, ModelId, NodeId, NodeName, RequestId};
+use helper::{HelpRequest, HelperKey};
 use policy::NodePolicy;
 use secure::{Hex, MaskedInput, SecureDown, SecureTerms, SecureUp};
 
+pub mod helper;
 pub mod policy;
 pub mod secure;
 
@@ -173,6 +175,9 @@ pub struct NodeReport {
     /// What its owner allows, for whoever asks before a round; None = it does not say.
     #[serde(default)]
     pub policy: Option<NodePolicy>,
+    /// Of a helper: the key that seeds are sealed to.
+    #[serde(default)]
+    pub helper: Option<HelperKey>,
 }
 
 /// An invitation to train: everything a node needs to decide and to compute, and nothing that runs.
@@ -272,6 +277,8 @@ pub enum Down {
         /// What it is about.
         message: Box<SecureDown>,
     },
+    /// Sum masks, as a round's helper.
+    Help(Box<HelpRequest>),
     /// What you do for this round is no longer wanted.
     RoundClosed {
         /// Which attempt.
@@ -310,7 +317,7 @@ pub enum Down {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Up {
     /// Who and what I am; sent after every connect.
-    Report(NodeReport),
+    Report(Box<NodeReport>),
     /// I will train, or not and why.
     Answer {
         /// Which attempt.

@@ -11,6 +11,7 @@
 //!            them rebuild a seed            field --- GF(2^16) below the shares
 //! ring ----- the integers mod 2^b and       mask ---- AES-128-CTR streams, added and subtracted
 //!            their bytes
+//! helper --- the variant with a second aggregator in place of shares
 //! ```
 //!
 //! y = x + mask(own seed) + sum over neighbours of ±mask(shared secret), in Z_2^b. Pairwise masks cancel in the sum of all
@@ -20,6 +21,7 @@ pub mod coordinator;
 pub mod draw;
 pub mod field;
 pub mod graph;
+pub mod helper;
 pub mod keys;
 pub mod mask;
 pub mod participant;

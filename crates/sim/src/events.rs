@@ -73,7 +73,7 @@ pub(crate) enum AtProcess {
     /// Time has passed for a process.
     Tick { process: usize, life: u64 },
     /// A computation of a process has ended.
-    Made { process: usize, life: u64, job: JobId, input: Input },
+    Made { process: usize, life: u64, job: JobId, input: Box<Input> },
 }
 
 /// A client wants something.

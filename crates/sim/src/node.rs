@@ -146,7 +146,8 @@ impl Node {
                 let (node, life) = (self.index, self.life);
                 world.soon(5, 150, AtNode::Predicted { node, life, process, task: task.clone() });
             }
-            Down::Welcome { .. } | Down::Heartbeat | Down::ModelReady { .. } | Down::Goodbye { .. } => {}
+            Down::Welcome { .. } | Down::Heartbeat | Down::Help(_) | Down::ModelReady { .. } | Down::Goodbye { .. } => {
+            }
         }
         Ok(())
     }

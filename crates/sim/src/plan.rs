@@ -120,6 +120,7 @@ impl Plan {
         let Chosen { strategy, personal_tensors } = self.strategy.clone();
         JobSpec {
             secure: self.secure.then_some(WITHSTANDS),
+            helper: None,
             clip: None,
             job_id: JobId::new(format!("job-{job}")).expect("invariant: a valid id"),
             job_name: format!("job {job}"),

@@ -93,6 +93,7 @@ impl Village {
             data: trainers[n].data(),
             node_types: vec![NodeType::Edge],
             compute_gflops: 1.0,
+            helper: None,
         };
         let candidates: Vec<Candidate> = (0..plan.nodes).map(candidate).collect();
         // Where somebody may be missing, one node's policy refuses every job.
@@ -323,7 +324,7 @@ impl Village {
             AtProcess::Wake { .. } => process.wake(world),
             AtProcess::Tick { .. } => process.tick(world),
             AtProcess::Made { job, input, .. } => {
-                process.made(world, job, input);
+                process.made(world, job, *input);
                 Ok(())
             }
         };

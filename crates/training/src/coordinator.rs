@@ -189,6 +189,7 @@ impl Coordinator {
             data: report.data,
             node_types: report.node_types,
             compute_gflops: report.compute_gflops,
+            helper: report.helper.map(Box::new),
         })
     }
 
@@ -465,14 +466,15 @@ impl Coordinator {
 fn stored(saved: &Saved) -> impl Iterator<Item = &Counted> {
     let open = saved.members.iter().filter_map(MemberRecord::counted);
     let retained = saved.attempts.iter().flat_map(RoundRecord::retained).map(|(_, counted)| counted);
-    open.chain(retained).filter(|c| !c.inline)
+    let helped = saved.attempts.iter().filter(|attempt| attempt.is_open()).filter_map(RoundRecord::helped);
+    open.chain(retained).chain(helped).filter(|c| !c.inline)
 }
 
 /// Updates in the blob store that an ended attempt no longer needs.
 fn leftovers(ended: &RoundRecord) -> impl Iterator<Item = &Counted> {
     let retained: BTreeSet<Digest> = ended.retained().map(|(_, c)| c.payload.digest).collect();
     let counted = ended.members.iter().filter_map(MemberRecord::counted);
-    counted.filter(move |c| !c.inline && !retained.contains(&c.payload.digest))
+    counted.chain(ended.helped()).filter(move |c| !c.inline && !retained.contains(&c.payload.digest))
 }
 
 fn random_seed() -> u64 {

@@ -25,6 +25,7 @@ const FAILURES_MAX: u32 = 3;
 const REMIND_MS: u64 = 5_000;
 
 mod attempts;
+mod helped;
 mod orders;
 
 /// What the operator decides, as far as a job needs it.
@@ -264,6 +265,10 @@ impl Job {
             self.recruit(now, step);
             return;
         };
+        if round.is_helper(&peer) {
+            self.ask_helper(step);
+            return;
+        }
         if round.joined(now, &peer) {
             match round.due(&peer.name) {
                 Some(Due::Secure(_)) => self.tell(&peer, step),
@@ -303,6 +308,9 @@ impl Job {
             step.effects.push(Effect::Send(peer.clone(), gone));
             return;
         };
+        if round.is_helper(peer) {
+            return self.helper_said(now, message, step);
+        }
         match round.say(now, peer, message) {
             Word::Old => self.tell(peer, step),
             Word::New => self.advance(now, step),
@@ -341,6 +349,9 @@ impl Job {
             step.reply = offer;
             return;
         };
+        if round.is_helper(peer) {
+            return self.helped(now, peer, header, payload, step);
+        }
         let key = round.key().clone();
         let (reply, member) = match unfit {
             Some(detail) => round.refuse(peer, "unusable", detail),
@@ -423,9 +434,13 @@ impl Job {
             return;
         };
         let silent = round.to_remind(now, REMIND_MS);
+        let helper = round.ask_again(now);
         step.changes.extend(round.note_time(now).map(|record| Change::Noted(Box::new(record))));
         for peer in silent {
             self.invite_anew(now, &peer, step);
+        }
+        if helper.is_some() {
+            self.ask_helper(step);
         }
         self.advance(now, step);
     }

@@ -30,6 +30,7 @@ pub mod config;
 pub mod coordinator;
 pub mod error;
 pub mod handle;
+pub mod helper;
 pub mod job;
 pub mod kept;
 pub mod metrics;

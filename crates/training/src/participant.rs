@@ -11,8 +11,9 @@
 //! - [`policy`] and [`hours`]: what the node allows; `outgoing`: all that leaves it; [`update`]: from received bytes to the update; [`state`]: what it keeps of a job;
 //!   [`secure`]: secure aggregation.
 
+mod helped;
 pub mod hours;
-mod outgoing;
+pub(crate) mod outgoing;
 pub mod policy;
 mod registry;
 pub mod secure;
@@ -48,7 +49,8 @@ pub use update::{Prepared, Received, prepare};
 /// Something this node sends away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SentEntry {
-    /// `update`, `answer` or `failure`; of secure aggregation `advert`, `reveal`, `shares`, `agreement`, `opening`, `alarm`.
+    /// `update`, `answer` or `failure`; of secure aggregation `advert`, `reveal`, `shares`, `agreement`, `opening`, `alarm`;
+    /// of a helper `help`.
     pub kind: &'static str,
     /// Which attempt.
     pub key: RoundKey,
@@ -138,6 +140,7 @@ impl Participant {
             Down::Welcome { .. }
             | Down::Heartbeat
             | Down::ModelReady { .. }
+            | Down::Help(_)
             | Down::Predict(_)
             | Down::Goodbye { .. } => {}
         }
@@ -189,7 +192,7 @@ impl Participant {
     fn invited(&self, invitation: Invitation) {
         let key = invitation.key.clone();
         let cancel = self.stop.child_token();
-        let (inbox, heard) = match invitation.secure {
+        let (inbox, heard) = match invitation.secure.filter(|terms| terms.helper.is_none()) {
             Some(_) => {
                 let (sender, receiver) = mpsc::channel(WAITING_MAX);
                 (Some(sender), Some(receiver))
@@ -219,7 +222,7 @@ impl Participant {
         let this = self.clone();
         tokio::spawn(async move {
             let mut deadline = Duration::from_millis(invitation.deadline_ms);
-            if invitation.secure.is_some() {
+            if heard.is_some() {
                 deadline = secure::time(deadline);
             }
             tokio::select! {
@@ -243,6 +246,9 @@ impl Participant {
         let key = invitation.key.clone();
         if let Err(refusal) = self.judge(&invitation).await {
             return self.decline(&key, refusal).await;
+        }
+        if let Some((terms, helper)) = invitation.secure.and_then(|terms| Some((terms, terms.helper?))) {
+            return self.take_part_helped(invitation, (terms, helper), cancel).await;
         }
         if let (Some(terms), Some(heard)) = (invitation.secure, heard) {
             return self.take_part_masked(invitation, terms, heard, cancel).await;

@@ -18,7 +18,7 @@ use crate::view::{JobStatus, MemberView, Phase, RoundView};
 
 mod secure;
 
-pub use secure::{SecureMember, SecureRecord};
+pub use secure::{Helped, SecureMember, SecureRecord};
 
 /// Version of the records in this file.
 pub const SCHEMA: u32 = 2;
@@ -419,6 +419,12 @@ impl RoundRecord {
             Stage::Keying | Stage::Collecting | Stage::Unmasking | Stage::Publishing => true,
             Stage::Done { .. } | Stage::Abandoned { .. } => false,
         }
+    }
+
+    /// The helper's answer, where there is one.
+    #[must_use]
+    pub fn helped(&self) -> Option<&Counted> {
+        self.secure.as_ref()?.helper.as_ref()?.answer.as_ref()
     }
 
     /// Updates that were kept after the attempt was published, for auditors.

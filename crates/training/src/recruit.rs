@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aivillage_base::rng::SeededRng;
+use aivillage_base::wire::helper::HelperKey;
 use aivillage_base::wire::{DataRequirements, DataSummary, NodeType, Peer};
 use aivillage_base::{Architecture, NodeName, Task};
+use aivillage_privacy::secagg::helper::is_vouched_for;
 
 use crate::config::Selection;
 use crate::record::JobRecord;
@@ -21,6 +23,25 @@ pub struct Candidate {
     pub node_types: Vec<NodeType>,
     /// Measured speed, 10^9 operations a second.
     pub compute_gflops: f64,
+    /// Of a helper: the key that seeds are sealed to.
+    pub helper: Option<Box<HelperKey>>,
+}
+
+/// The key of the job's helper, if it is here; None = the job has none.
+///
+/// # Errors
+/// A sentence for the job's status: it is not here, or is none.
+pub fn helper(spec: &JobSpec, candidates: &BTreeMap<NodeName, Candidate>) -> Result<Option<HelperKey>, String> {
+    let Some(name) = &spec.helper else { return Ok(None) };
+    let Some(candidate) = candidates.get(name) else {
+        return Err(format!(
+            "the job's helper {name} is not connected: its owner runs it with `aivillage helper join`"
+        ));
+    };
+    match candidate.helper.as_deref().copied().filter(|key| key.id == candidate.peer.id && is_vouched_for(key)) {
+        Some(key) => Ok(Some(key)),
+        None => Err(format!("{name} is no helper: its owner runs it as a node, and not with `aivillage helper join`")),
+    }
 }
 
 /// Does this data set meet the job's requirements?
@@ -38,7 +59,9 @@ pub fn fits(data: &DataSummary, need: &DataRequirements) -> bool {
 
 /// Can it be invited to a job at all?
 fn able(job: &JobRecord, candidate: &Candidate) -> bool {
-    (job.spec.mobile_friendly || !candidate.node_types.contains(&NodeType::Mobile))
+    // Who takes masks away does not put any on.
+    candidate.helper.is_none()
+        && (job.spec.mobile_friendly || !candidate.node_types.contains(&NodeType::Mobile))
         && !job.declined.contains_key(&candidate.peer.name)
         && !job.excluded.contains_key(&candidate.peer.name)
 }
@@ -65,6 +88,7 @@ pub fn cohort(
     at_work: &BTreeSet<NodeName>,
     selection: Selection,
 ) -> Result<(Architecture, Vec<Peer>), String> {
+    helper(&job.spec, candidates)?;
     let min = job.spec.min_participants as usize;
     let able: Vec<&Candidate> = candidates.values().filter(|c| able(job, c)).collect();
     let architecture = match &job.architecture {

@@ -81,6 +81,7 @@ mod tests {
 
     fn report(policy: Option<NodePolicy>) -> NodeReport {
         NodeReport {
+            helper: None,
             policy,
             version: "test".into(),
             node_types: vec![NodeType::Edge],

@@ -26,6 +26,7 @@ use aivillage_privacy::secagg::roster::{Listed, Roster};
 use crate::record::{Base, Counted, MemberRecord, MemberState, RoundRecord, SecureRecord, Stage, StateSlot};
 use crate::strategy::Buffer;
 
+mod helper;
 mod judge;
 mod secure;
 mod verdict;
@@ -129,6 +130,8 @@ pub struct Round {
     listed: Option<Arc<Listed>>,
     /// Who masks with whom, once that is known.
     roster: Option<Arc<Roster>>,
+    /// Elapsed time when the helper was asked last.
+    asked_ms: u64,
 }
 
 impl Round {
@@ -137,7 +140,10 @@ impl Round {
     pub fn open(now: Now, key: RoundKey, start: StartPoint, cohort: &[Peer], limits: Limits) -> Self {
         let record = RoundRecord {
             key,
-            stage: if start.secure.is_some() { Stage::Keying } else { Stage::Collecting },
+            stage: match &start.secure {
+                Some(secure) if secure.helper.is_none() => Stage::Keying,
+                Some(_) | None => Stage::Collecting,
+            },
             model_in: start.model,
             state_in: start.state,
             grids: start.grids,
@@ -169,7 +175,17 @@ impl Round {
             .collect();
         let listed = Self::fixed_adverts(&record, &members);
         let roster = listed.as_deref().and_then(|listed| Self::fixed_roster(listed, &record, &members));
-        Self { record, members, limits, base_ms: now.monotonic_ms, offers: 0, step_ms: since_ms, listed, roster }
+        Self {
+            record,
+            members,
+            limits,
+            base_ms: now.monotonic_ms,
+            offers: 0,
+            step_ms: since_ms,
+            listed,
+            roster,
+            asked_ms: since_ms,
+        }
     }
 
     /// The record, with the time spent so far.

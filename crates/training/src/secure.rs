@@ -8,6 +8,7 @@
 use aivillage_base::fixed::Grid;
 use aivillage_base::wire::secure::{GraphKind, SecureTerms, Weighting, Withstands};
 use aivillage_base::wire::{LocalMetrics, LocalTraining};
+use aivillage_privacy::secagg::helper::{self, HELPED_MAX};
 use aivillage_privacy::secagg::mask::{self, MaskKey, Sign};
 use aivillage_privacy::secagg::ring::{self, Overflow, Width};
 use aivillage_privacy::secagg::roster::COHORT_MIN;
@@ -64,7 +65,8 @@ pub fn terms(
     let examples_max = if weighting == Weighting::Equal { 1 } else { examples_max };
     let (version, cohort_min, cohort_max, bits) = (VERSION, min, cohort, 0);
     let graph = graph(cohort, FULL_GRAPH_MAX);
-    let terms = SecureTerms { version, cohort_min, cohort_max, bits, weighting, examples_max, graph, withstands };
+    let terms =
+        SecureTerms { version, cohort_min, cohort_max, bits, weighting, examples_max, graph, withstands, helper: None };
     Ok(SecureTerms { bits: needed(&terms)?.bits(), ..terms })
 }
 
@@ -122,6 +124,9 @@ pub fn check_terms(terms: &SecureTerms) -> Result<Width, String> {
     if terms.version != VERSION {
         return Err(format!("the terms are of version {}, this node speaks {VERSION}", terms.version));
     }
+    if terms.helper.is_some() {
+        return check_helped(terms);
+    }
     let Withstands { corrupt, lying_coordinator, neighbours, .. } = terms.withstands;
     if !lying_coordinator || corrupt.is_nan() || corrupt < WITHSTANDS.corrupt || neighbours.is_some() {
         return Err(format!(
@@ -139,6 +144,23 @@ pub fn check_terms(terms: &SecureTerms) -> Result<Width, String> {
         let max = terms.cohort_max;
         return Err(format!("all of {max} would mask with all, which is more work than {FULL_GRAPH_MAX} may ask for"));
     }
+    check_ring(terms)
+}
+
+/// [`check_terms`] where a helper takes the masks away: there is no threshold to look at. Whether the node trusts the helper
+/// is its owner's to say.
+fn check_helped(terms: &SecureTerms) -> Result<Width, String> {
+    if !terms.helper.is_some_and(|key| helper::is_vouched_for(&key)) {
+        return Err("the helper's key does not vouch for the key that seeds are to be sealed to".to_owned());
+    }
+    if terms.cohort_min < COHORT_MIN || terms.cohort_max > HELPED_MAX {
+        let (min, max) = (terms.cohort_min, terms.cohort_max);
+        return Err(format!("a cohort of {min} to {max} with a helper is outside {COHORT_MIN} to {HELPED_MAX}"));
+    }
+    check_ring(terms)
+}
+
+fn check_ring(terms: &SecureTerms) -> Result<Width, String> {
     let needed = needed(terms).map_err(|e| e.to_string())?;
     match width(terms) {
         Some(width) if width >= needed => Ok(width),

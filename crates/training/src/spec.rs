@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use aivillage_base::arch::Norm;
 use aivillage_base::wire::secure::Withstands;
 use aivillage_base::wire::{BlobRef, DataRequirements, LocalTraining};
-use aivillage_base::{Architecture, ErrorKind, JobId, LayerSpec, ModelId, Recipe, suggest};
+use aivillage_base::{Architecture, ErrorKind, JobId, LayerSpec, ModelId, NodeName, Recipe, suggest};
 
 use crate::config::TrainingConfig;
 use crate::error::Fault;
@@ -17,6 +17,7 @@ use crate::secure;
 use crate::strategy::Strategy;
 
 mod choice;
+mod helped;
 mod privacy;
 mod shape;
 mod start;
@@ -146,6 +147,9 @@ pub struct JobSpec {
     /// Secure aggregation, with what it has to withstand; None = the coordinator sees each update.
     #[serde(default)]
     pub secure: Option<Withstands>,
+    /// Who takes the masks away, in place of the cohort's secret sharing; None = the cohort itself.
+    #[serde(default)]
+    pub helper: Option<NodeName>,
     /// Largest L2 norm of an update, kept by every honest node on the integers it sends; None = no bound but the grid's.
     #[serde(default)]
     pub clip: Option<f64>,
@@ -250,9 +254,10 @@ pub fn resolve(
     choice::check(&chosen.strategy, (min, max), &training, &mut faults);
     shape::check_sums(max, hyper.max_examples, &mut faults);
     let clip = wished.as_ref().and_then(|wished| wished.clip(request, config));
-    let secure = wished.map(|wished| wished.withstands);
+    let secure = wished.as_ref().map(|wished| wished.withstands);
     let spec = JobSpec {
         secure,
+        helper: wished.and_then(|wished| wished.helper),
         clip,
         job_id,
         job_name: name.to_owned(),

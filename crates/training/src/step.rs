@@ -133,6 +133,8 @@ pub struct Opened {
     pub terms: SecureTerms,
     /// The context.
     pub ctx: Hex<32>,
+    /// The helper and its answer, which takes the masks away in place of all that follows.
+    pub help: Option<(NodeName, Counted)>,
     /// The roster.
     pub adverts: Vec<Advert>,
     /// The nonces of which its graph is drawn, in name order; none where all mask with all.
@@ -178,7 +180,12 @@ impl ComputePlan {
     /// Blobs that it reads: model, state and stored updates.
     pub fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
         let start = std::iter::once(self.model_in.digest).chain(self.state_in.iter().map(|s| s.blob.digest));
-        start.chain(self.accepted.iter().filter(|(_, c)| !c.inline).map(|(_, c)| c.payload.digest))
+        start.chain(self.summands().filter(|(_, c)| !c.inline).map(|(_, c)| c.payload.digest))
+    }
+
+    /// Whose bytes are added up: the accepted updates and, where there is one, the helper's answer.
+    pub fn summands(&self) -> impl Iterator<Item = &(NodeName, Counted)> {
+        self.accepted.iter().chain(self.opened.iter().filter_map(|opened| opened.help.as_ref()))
     }
 
     /// What makes the model of `attempt`, as the records of the job say it; None before the job has an architecture.

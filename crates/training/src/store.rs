@@ -75,10 +75,11 @@ pub fn batch(changes: Vec<Change>, fence: Option<Fence>) -> Batch {
 
 /// Steps of secure aggregation need not wait for the disk: members who were told of a step that the store has forgotten after
 /// a loss of power raise an alarm or answer as before, so the attempt is abandoned or goes on. What must not be forgotten is
-/// an accepted update, whose sender lets go of it, and which sum is about to be opened.
+/// an accepted update, whose sender lets go of it, and which sum is about to be opened; with a helper every step
+/// says one of the two.
 fn durability(changes: &[Change]) -> Durability {
     let can_be_lost = |change: &Change| match change {
-        Change::Round(record) if record.secure.is_some() => match record.stage {
+        Change::Round(record) if record.secure.as_ref().is_some_and(|s| s.helper.is_none()) => match record.stage {
             Stage::Keying | Stage::Collecting | Stage::Publishing => true,
             Stage::Unmasking => record.secure.as_ref().is_some_and(|secure| secure.agreed.is_empty()),
             Stage::Done { .. } | Stage::Abandoned { .. } => false,
@@ -224,6 +225,7 @@ pub async fn referenced(records: &dyn Records) -> Result<BTreeSet<Digest>, Store
                 digests.extend(state_out.iter().map(|s| s.blob.digest));
             }
             digests.extend(attempt.retained().filter(|(_, c)| !c.inline).map(|(_, c)| c.payload.digest));
+            digests.extend(attempt.helped().filter(|c| attempt.is_open() && !c.inline).map(|c| c.payload.digest));
             digests.extend(attempt.members.iter().filter_map(|m| Some(m.base.as_ref()?.model.digest)));
         }
         digests.extend(saved.members.iter().filter_map(|m| Some(m.base.as_ref()?.model.digest)));

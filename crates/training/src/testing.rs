@@ -46,6 +46,7 @@ pub(crate) fn candidate(text: &str) -> Candidate {
         data: vec![DataSummary { name: "rows".into(), rows: 10, input: vec![3], task: Task::Regression }],
         node_types: vec![NodeType::Edge],
         compute_gflops: 1.0,
+        helper: None,
     }
 }
 
@@ -139,6 +140,7 @@ pub(crate) fn spec(min: u32, max: u32, rounds: u32) -> JobSpec {
         personal_tensors: Vec::new(),
         retain_updates: false,
         secure: None,
+        helper: None,
         clip: None,
         training: LocalTraining {
             epochs: 1,

@@ -165,6 +165,7 @@ impl From<JoinArgs> for JoinOptions {
             exit_with_parent: args.harness.exit_with_parent,
             crash: args.harness.crash_at,
             bench_params: args.bench_params,
+            helper: false,
             seal: None,
         }
     }

@@ -10,7 +10,7 @@ use aivillage_base::wire::Up;
 use aivillage_link::Seal;
 use tokio_util::sync::CancellationToken;
 
-use super::{NodeFolder, NodeOptions, enrol, link, run};
+use super::{NodeFolder, NodeOptions, enrol, helper, link, run};
 use crate::crash::CrashPlan;
 use crate::exit::{CliError, ExitCode};
 use crate::up::stop_on_signal;
@@ -26,6 +26,8 @@ pub struct JoinOptions {
     pub dir: PathBuf,
     /// How long a gateway that cannot be reached yet is tried again at the first join.
     pub patience: Duration,
+    /// Run as a helper, which takes masks away, instead of a node that trains.
+    pub helper: bool,
     /// Join and stop, without running.
     pub enrol_only: bool,
     /// Stop when standard input ends.
@@ -60,6 +62,9 @@ pub async fn join(options: JoinOptions) -> Result<(), CliError> {
     };
     if options.enrol_only {
         return Ok(());
+    }
+    if options.helper {
+        return helper::run(folder, options.crash, clock, enrolment, cancel).await;
     }
     let node = NodeOptions { folder, crash: options.crash, bench_params: options.bench_params, clock };
     run(node, enrolment, cancel).await

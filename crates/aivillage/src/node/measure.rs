@@ -19,6 +19,7 @@ pub fn report(clock: &dyn Clock, config: &NodeConfig, data: Vec<DataSummary>) ->
     let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     let detected = kinds(memory_gb, cores);
     NodeReport {
+        helper: None,
         policy: Some(config.privacy.clone()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node_types: config.node_types.clone().unwrap_or(detected),

@@ -13,6 +13,7 @@ mod commands;
 mod crash;
 mod demo;
 mod export;
+mod helper;
 mod house;
 mod http;
 mod inference;

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::NodeId;
+
 /// What a node allows, whatever a job says: `privacy` of node.yaml.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -25,6 +27,8 @@ pub struct NodePolicy {
     pub max_rounds: Option<u32>,
     /// Updates after their round.
     pub retain_updates: RetainUpdates,
+    /// Keys of the helpers that it trusts not to work with the gateway; empty = it takes part in no job with a helper.
+    pub helpers: Vec<NodeId>,
     /// When it takes part; None = always.
     pub hours: Option<Vec<Hours>>,
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::ids::NodeName;
 use crate::wire::Peer;
+use crate::wire::helper::{HelpedSum, HelperKey, SealedInput};
 
 /// Bytes of a fixed length that anyone may see; 2N hexadecimal characters as text.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +86,9 @@ pub struct SecureTerms {
     pub graph: GraphKind,
     /// What the threshold of the secret sharing must withstand.
     pub withstands: Withstands,
+    /// Who takes the masks away, in place of the cohort's secret sharing; None = the cohort itself.
+    #[serde(default)]
+    pub helper: Option<HelperKey>,
 }
 
 /// Who masks with whom.
@@ -188,13 +192,21 @@ pub struct Shares {
     pub signature: Hex<64>,
 }
 
-/// Step 2, beside the update's bytes: who vouches for them.
+/// Beside the bytes of what is summed in a secure round: who vouches for them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MaskedInput {
-    /// Hash of the roster it is masked for.
-    pub roster: Hex<32>,
-    /// By the sender's enrolled key, over the payload's digest.
-    pub signature: Hex<64>,
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum MaskedInput {
+    /// Step 2: an update under masks that its cohort agreed on.
+    Roster {
+        /// Hash of the roster it is masked for.
+        roster: Hex<32>,
+        /// By the sender's enrolled key, over the payload's digest.
+        signature: Hex<64>,
+    },
+    /// An update under a mask that the round's helper takes away.
+    Seed(Box<SealedInput>),
+    /// What takes all masks away: the helper's answer.
+    Helper(HelpedSum),
 }
 
 /// Step 3: one participant's word that it was shown this set of survivors and will answer for no other.

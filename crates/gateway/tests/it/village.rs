@@ -211,6 +211,7 @@ impl Node {
     /// Connects as a node whose owner allows no more than this.
     pub(crate) async fn arrive_with(&self, policy: Option<NodePolicy>) {
         let report = NodeReport {
+            helper: None,
             policy,
             version: "0".into(),
             node_types: vec![NodeType::Edge],
@@ -258,6 +259,7 @@ impl Node {
                 | Down::Secure { .. }
                 | Down::RoundClosed { .. }
                 | Down::ModelReady { .. }
+                | Down::Help(_)
                 | Down::Predict(_)
                 | Down::Goodbye { .. } => {}
             }

@@ -312,6 +312,7 @@ impl Village {
         self.inventory.online(&peer);
         self.inference.connected(&peer);
         let report = NodeReport {
+            helper: None,
             policy: None,
             version: "0.1.0".into(),
             node_types: vec![NodeType::Edge],

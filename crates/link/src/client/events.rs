@@ -110,6 +110,7 @@ impl Inner {
                     | Down::RoundClosed { .. }
                     | Down::JobEnded { .. }
                     | Down::ModelReady { .. }
+                    | Down::Help(_)
                     | Down::Predict(_) => {}
                 }
                 messages.send(message).await.map_err(|_| LinkError::QueueClosed)?;

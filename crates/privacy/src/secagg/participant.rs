@@ -309,7 +309,8 @@ impl Participant {
             return Err(Alarm::new("order", "an input was masked before the boxes came"));
         };
         let roster = joined.roster.hash();
-        let input = MaskedInput { roster, signature: sign(signer, self.ctx, Step::Input, &[&roster.0, &payload]) };
+        let signature = sign(signer, self.ctx, Step::Input, &[&roster.0, &payload]);
+        let input = MaskedInput::Roster { roster, signature };
         self.input = Some((payload, input.clone()));
         Ok(input)
     }

@@ -31,6 +31,7 @@ pub(crate) fn terms(count: u32) -> SecureTerms {
         weighting: Weighting::Examples,
         examples_max: 100,
         graph: GraphKind::Full,
+        helper: None,
         withstands: Withstands { corrupt: 0.2, dropout: 0.25, lying_coordinator: true, neighbours: None },
     }
 }

@@ -4,6 +4,7 @@
 
 mod attacks;
 mod cohort;
+mod helped;
 mod page;
 mod rounds;
 #[expect(dead_code, reason = "the unit tests need more of it")]

@@ -6,7 +6,7 @@ use aivillage_privacy::secagg::roster::COHORT_MIN;
 use aivillage_privacy::secagg::threshold::{Assumptions, FULL_GRAPH_MAX, choose};
 
 const PAGE: &str = include_str!("../../../../docs/threat-model.md");
-const ATTACKS: &str = include_str!("attacks.rs");
+const ATTACKS: [&str; 2] = [include_str!("attacks.rs"), include_str!("helped.rs")];
 
 /// Cells of the page's tables, row by row.
 fn rows() -> impl Iterator<Item = Vec<&'static str>> {
@@ -53,8 +53,9 @@ fn the_pages_large_cohorts_withstand_what_it_says() {
 
 #[test]
 fn the_page_names_every_attack_and_no_other() {
+    let name = |text: &'static str| text.split_once('(').map(|(name, _)| name);
     let tests: BTreeSet<&str> =
-        ATTACKS.split("#[test]\nfn ").skip(1).filter_map(|text| text.split_once('(').map(|(name, _)| name)).collect();
+        ATTACKS.iter().flat_map(|file| file.split("#[test]\nfn ").skip(1)).filter_map(name).collect();
     let named: BTreeSet<&str> =
         rows().filter(|row| row.len() == 2).filter_map(|row| row[0].strip_prefix('`')?.strip_suffix('`')).collect();
     assert_eq!(named, tests);

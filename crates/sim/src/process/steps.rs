@@ -181,7 +181,7 @@ impl Process {
 
     fn later(&self, world: &mut World, ms_max: u64, job: &JobId, input: Input) {
         let (process, life) = (self.index, self.life);
-        world.soon(1, ms_max, AtProcess::Made { process, life, job: job.clone(), input });
+        world.soon(1, ms_max, AtProcess::Made { process, life, job: job.clone(), input: Box::new(input) });
     }
 
     fn send(&self, world: &mut World, peer: &Peer, message: Down) {

@@ -52,6 +52,8 @@ pub(super) trait PackedRows: Sync + Debug {
 #[derive(Debug)]
 pub(super) struct Masked<'a> {
     rows: &'a dyn PackedRows,
+    /// Summands: of these updates, and of the helper's answer.
+    summands: usize,
     count: usize,
     masks: Vec<(MaskKey, Sign)>,
     width: Width,
@@ -60,20 +62,20 @@ pub(super) struct Masked<'a> {
 }
 
 impl<'a> Masked<'a> {
-    /// The sum of `count` updates of `values` values; reads what lies behind them.
+    /// The sum of `count` updates of `values` values, and of what else is among the `summands`; reads what lies behind them.
     ///
     /// # Errors
     /// What lies behind cannot be true: a mask is missing, or a node lied.
     pub(super) fn open(
         rows: &'a dyn PackedRows,
-        (count, values): (usize, usize),
+        (summands, count, values): (usize, usize, usize),
         masks: Vec<(MaskKey, Sign)>,
         terms: &SecureTerms,
         classifies: bool,
     ) -> Result<Self, WorkError> {
         let width = secure::width(terms).ok_or_else(|| WorkError::Unusable(no_ring(terms)))?;
         let totals = Totals { weight: 1, steps: None, loss: 0.0, accuracy: None };
-        let mut masked = Self { rows, count, masks, width, totals, divisor: 1.0 };
+        let mut masked = Self { rows, summands, count, masks, width, totals, divisor: 1.0 };
         let mut behind = vec![0; Behind::len(terms.weighting)];
         masked.read(values, &mut behind)?;
         masked.totals = Behind::totals(&behind, count as u64, terms, classifies).map_err(WorkError::Unusable)?;
@@ -110,7 +112,7 @@ impl Sums for Masked<'_> {
         out.fill(0);
         let size = self.width.bytes();
         let mut bytes = vec![0; out.len() * size];
-        for row in 0..self.count {
+        for row in 0..self.summands {
             self.rows.read_packed(row, (start * size) as u64, &mut bytes)?;
             ring::unpack_add(&bytes, self.width, out);
         }
@@ -131,6 +133,9 @@ fn no_ring(terms: &SecureTerms) -> String {
 
 /// The masks that the survivors' sum still has.
 pub(super) fn unmasking(plan: &ComputePlan, opened: &Opened) -> Result<Vec<(MaskKey, Sign)>, ComputeError> {
+    if opened.help.is_some() {
+        return Ok(Vec::new());
+    }
     let unusable = |why: String| ComputeError::Unusable(format!("the sum cannot be opened: {why}"));
     let listed = Listed::new(Context(opened.ctx.0), &opened.terms, opened.adverts.clone());
     let roster = listed.and_then(|listed| listed.draw(&opened.reveals));

@@ -95,9 +95,11 @@ pub async fn run_with(
     let values = layout.shared * planes;
     let terms = plan.opened.as_ref().map(|opened| &opened.terms);
     let bytes = terms.map_or(Ok(values as u64 * 4), |terms| payload_bytes(values, terms))?;
-    let mut updates = Updates::new(plan, blobs, values, bytes)?;
+    // What the helper has answered is one more summand.
+    let summed = ComputePlan { accepted: plan.summands().cloned().collect(), ..plan.clone() };
+    let mut updates = Updates::new(&summed, blobs, values, bytes)?;
     updates.verify(options)?;
-    let blame = |e: WorkError| blame(plan, e);
+    let blame = |e: WorkError| blame(&summed, e);
     let mut out = Vec::with_capacity(1 + slots.len());
     for _ in 0..=slots.len() {
         out.push(Out::begin(blobs, &header, size).await?);
@@ -107,8 +109,8 @@ pub async fn run_with(
         updates.load_whole(records).await?;
         let masks = unmasking(plan, opened)?;
         let classifies = plan.architecture.task != Task::Regression;
-        let masked =
-            Masked::open(&updates, (plan.accepted.len(), values), masks, &opened.terms, classifies).map_err(blame)?;
+        let sizes = (summed.accepted.len(), plan.accepted.len(), values);
+        let masked = Masked::open(&updates, sizes, masks, &opened.terms, classifies).map_err(blame)?;
         totals = Some(masked.totals());
         let mut aggregation = Work { sums: Some(&masked), ..work }.begin().map_err(blame)?;
         while aggregation.wanted().is_some() {

@@ -53,6 +53,7 @@ impl Job {
             Verdict::Close => {
                 let left_out = round.close(now);
                 let unmasking = *round.stage() == Stage::Unmasking;
+                let round_opening = round.opening();
                 let key = round.key().clone();
                 step.changes.push(Change::Round(Box::new(round.record(now))));
                 for member in left_out {
@@ -62,6 +63,11 @@ impl Job {
                         step.effects.push(Effect::Send(member.peer.clone(), gone));
                     }
                     self.member_changed(Some(member), step);
+                }
+                let opening = round_opening;
+                if opening.is_some() && opening != self.record.opening {
+                    self.record.opening = opening;
+                    step.changes.push(self.job_change());
                 }
                 match unmasking {
                     true => self.tell_all(step),
@@ -79,6 +85,7 @@ impl Job {
     fn tell_all(&self, step: &mut Step) {
         let members = self.round.iter().flat_map(Round::members);
         members.for_each(|member| self.tell(&member.peer, step));
+        self.ask_helper(step);
     }
 
     pub(super) fn abandon(&mut self, now: Now, reason: String, members_failed: bool, step: &mut Step) {
@@ -129,7 +136,9 @@ impl Job {
                 step.effects.push(Effect::Send(member.peer.clone(), gone));
             }
         }
-        let names = record.members.iter().map(|m| m.peer.name.clone());
+        stored.extend(record.helped().filter(|c| !c.inline).map(|c| c.payload.digest));
+        let helper = record.secure.iter().filter_map(|secure| Some(secure.helper.as_ref()?.peer.name.clone()));
+        let names = record.members.iter().map(|m| m.peer.name.clone()).chain(helper);
         let (kept, gone): (Vec<_>, Vec<_>) = names.partition(|name| retained.contains(name));
         step.changes.push(Change::Forget(record.key.clone(), gone));
         if !kept.is_empty() {

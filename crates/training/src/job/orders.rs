@@ -3,16 +3,17 @@
 use aivillage_base::Architecture;
 use aivillage_base::fixed::Grid;
 use aivillage_base::time::Now;
+use aivillage_base::wire::helper::{HelpRequest, HelperKey};
 use aivillage_base::wire::secure::{SecureTerms, Withstands};
 use aivillage_base::wire::{BlobRef, Down, Invitation, LocalRule, Peer, RoundKey};
 use aivillage_privacy::secagg::ring::Overflow;
 
 use super::Job;
 use crate::handle::FinishedModel;
-use crate::record::{SecureRecord, StateSlot};
+use crate::record::{Helped, SecureRecord, StateSlot};
 use crate::round::{Limits, StartPoint};
 use crate::spec::STANDARD;
-use crate::step::{ComputePlan, Effect};
+use crate::step::{ComputePlan, Effect, Step};
 use crate::strategy::Weighting;
 use crate::{recruit, secure};
 
@@ -46,6 +47,29 @@ impl Job {
             ..common
         };
         Some(Effect::Send(peer.clone(), Down::Invite(Box::new(invitation))))
+    }
+
+    /// The key of the job's helper; the outer None = it has one, and it is not here.
+    #[expect(clippy::option_option, reason = "no helper is no fault")]
+    fn helper_key(&self) -> Option<Option<HelperKey>> {
+        recruit::helper(&self.record.spec, &self.candidates).ok()
+    }
+
+    fn helper_peer(&self) -> Option<Peer> {
+        let name = self.record.spec.helper.as_ref()?;
+        Some(self.candidates.get(name)?.peer.clone())
+    }
+
+    /// Asks the helper, if the attempt waits for it.
+    pub(super) fn ask_helper(&self, step: &mut Step) {
+        let Some(round) = self.round.as_ref().filter(|round| round.wants_help()) else { return };
+        let (Some(helper), Some(secure)) = (round.helper(), round.secure()) else { return };
+        let Some(common) = self.invitation(round.key(), round.model_in(), round.state_in(), round.grids()) else {
+            return;
+        };
+        let invitation = Invitation { secure: Some(secure.terms), ..common };
+        let request = HelpRequest { invitation, inputs: round.helped_inputs() };
+        step.effects.push(Effect::Send(helper.peer.clone(), Down::Help(Box::new(request))));
     }
 
     /// What all members of an attempt are told, but the terms of secure aggregation.
@@ -101,8 +125,10 @@ impl Job {
             None => None,
             Some(withstands) => match self.terms(withstands, cohort, examples_max) {
                 Ok(terms) => {
+                    let terms = SecureTerms { helper: self.helper_key()?, ..terms };
                     let invitation = self.invitation(key, model, &state, &grids)?;
-                    Some(SecureRecord::new(terms, &Invitation { secure: Some(terms), ..invitation }))
+                    let record = SecureRecord::new(terms, &Invitation { secure: Some(terms), ..invitation });
+                    Some(SecureRecord { helper: self.helper_peer().map(Helped::new), ..record })
                 }
                 Err(overflow) => return Some(Err(overflow.to_string())),
             },

@@ -147,7 +147,7 @@ fn note(header: &UpdateHeader) -> String {
 }
 
 /// A pause that grows with each wait, with jitter.
-pub(super) struct Pause(Duration);
+pub(crate) struct Pause(Duration);
 
 impl Default for Pause {
     fn default() -> Self {
@@ -156,7 +156,7 @@ impl Default for Pause {
 }
 
 impl Pause {
-    pub(super) async fn wait(&mut self, asked_ms: Option<u64>) {
+    pub(crate) async fn wait(&mut self, asked_ms: Option<u64>) {
         let base = asked_ms.map_or(self.0, Duration::from_millis);
         let mut byte = [0u8; 1];
         os_bytes(&mut byte);

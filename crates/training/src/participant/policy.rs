@@ -3,6 +3,7 @@
 //! Promise: pure, and closed: what the node does not know is refused. No job, role or key is asked for here, so none can
 //! override a rule. Must not know: how anything is trained or sent.
 
+use aivillage_base::NodeId;
 use aivillage_base::fixed::Grid;
 use aivillage_base::wire::{Declined, Invitation, LocalRule, RoundKey, UpdateHeader};
 use aivillage_privacy::refusal;
@@ -30,6 +31,8 @@ pub enum Rule {
     RequireSecureAggregation,
     /// Fewest updates in a sum.
     MinCohort,
+    /// Who may take masks away.
+    Helpers,
     /// Who may ask.
     AllowedPublishers,
     /// For what.
@@ -48,9 +51,10 @@ pub enum Rule {
 
 impl Rule {
     /// The rules that an owner sets, in the order in which they are asked.
-    pub const OWNERS: [Self; 9] = [
+    pub const OWNERS: [Self; 10] = [
         Self::RequireSecureAggregation,
         Self::MinCohort,
+        Self::Helpers,
         Self::AllowedPublishers,
         Self::AllowedJobTypes,
         Self::AllowedRecipes,
@@ -69,6 +73,7 @@ impl Rule {
             Self::State => "state",
             Self::RequireSecureAggregation => "require_secure_aggregation",
             Self::MinCohort => "min_cohort",
+            Self::Helpers => "helpers",
             Self::AllowedPublishers => "allowed_publishers",
             Self::AllowedJobTypes => "allowed_job_types",
             Self::AllowedRecipes => "allowed_recipes",
@@ -115,10 +120,23 @@ pub struct Asked<'a> {
     pub total_rounds: u32,
     /// Fewest updates in a sum that is opened; None = the coordinator sees single ones.
     pub cohort_min: Option<u32>,
+    /// Who takes the masks away.
+    pub helper: AskedHelper,
     /// Bound on the norm of an update.
     pub clip: Option<f64>,
     /// Does it ask to keep updates after their round?
     pub retain_updates: bool,
+}
+
+/// Who takes the masks away in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AskedHelper {
+    /// There is none.
+    Nobody,
+    /// A machine whose key is not known before the round.
+    Some,
+    /// The machine with this key.
+    Known(NodeId),
 }
 
 impl<'a> From<&'a Invitation> for Asked<'a> {
@@ -130,6 +148,10 @@ impl<'a> From<&'a Invitation> for Asked<'a> {
             // Whatever the job said of its length at first.
             total_rounds: invitation.total_rounds.max(invitation.key.round),
             cohort_min: invitation.secure.map(|terms| terms.cohort_min),
+            helper: match invitation.secure.and_then(|terms| terms.helper) {
+                Some(key) => AskedHelper::Known(key.id),
+                None => AskedHelper::Nobody,
+            },
             clip: invitation.clip,
             retain_updates: invitation.retain_updates,
         }
@@ -144,6 +166,7 @@ impl<'a> From<&'a JobSpec> for Asked<'a> {
             recipe: spec.recipe_name(),
             total_rounds: spec.total_rounds,
             cohort_min: spec.secure.map(|_| spec.min_participants),
+            helper: if spec.helper.is_some() { AskedHelper::Some } else { AskedHelper::Nobody },
             clip: spec.clip,
             retain_updates: spec.retain_updates,
         }
@@ -221,6 +244,23 @@ pub fn refused(policy: &NodePolicy, rule: Rule, asked: &Asked<'_>, wall_ms: u64)
                 }
                 Some(_) => None,
             }
+        }
+        Rule::Helpers => {
+            let trusted = match asked.helper {
+                AskedHelper::Nobody => true,
+                AskedHelper::Some => !policy.helpers.is_empty(),
+                AskedHelper::Known(id) => policy.helpers.contains(&id),
+            };
+            let whose = match asked.helper {
+                AskedHelper::Known(id) => format!("the machine with the key {id}"),
+                AskedHelper::Nobody | AskedHelper::Some => "a helper".to_owned(),
+            };
+            (!trusted).then(|| {
+                format!(
+                    "{whose} would take the masks away, and its owner has not listed it: if it worked with the gateway, \
+                     they could read this node's update"
+                )
+            })
         }
         // Whom the owner trusts besides is no business of a job's status.
         Rule::AllowedPublishers => (!allows(policy.allowed_publishers.as_ref(), asked.publisher))

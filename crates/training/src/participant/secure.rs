@@ -30,6 +30,7 @@ use crate::round::RESTARTED;
 pub use draws::Draws;
 pub use keys::{Contexts, Keys, MemoryContexts, MemoryPins, Pins, SystemRandom, changed};
 pub use session::{Masking, Session};
+pub(crate) use session::{differencing, work};
 
 /// Pause before the last word is said again.
 const REPEAT: Duration = Duration::from_secs(5);
@@ -61,7 +62,7 @@ impl Participant {
         });
     }
 
-    async fn raise(&self, key: &RoundKey, alarm: &Alarm) {
+    pub(super) async fn raise(&self, key: &RoundKey, alarm: &Alarm) {
         tracing::warn!(%key, check = alarm.check, detail = alarm.detail, "silent on this round from now on");
         let message = SecureUp::Alarm { check: alarm.check.to_owned(), detail: alarm.detail.clone() };
         self.tell(key, message).await;

@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use aivillage_base::NodeName;
-use aivillage_base::wire::Invitation;
 use aivillage_base::wire::secure::{Advert, Agreed, Agreement, Hex, Opening, Reveal, SecureTerms, Shares};
+use aivillage_base::wire::{Invitation, Peer};
 use aivillage_privacy::secagg::signed::Context;
 
+use super::Counted;
 use crate::aggregate::Totals;
 
 /// The course of a round of secure aggregation: each list is fixed once, by one persisted step.
@@ -31,6 +32,9 @@ pub struct SecureRecord {
     /// Whose words are shown to the survivors; empty until it is fixed.
     #[serde(default)]
     pub agreed: Vec<Agreed>,
+    /// Who takes the masks away; None = the cohort itself.
+    #[serde(default)]
+    pub helper: Option<Helped>,
     /// What was learnt beside the model, once the round is published.
     #[serde(default)]
     pub totals: Option<Totals>,
@@ -48,8 +52,30 @@ impl SecureRecord {
             sharers: Vec::new(),
             survivors: Vec::new(),
             agreed: Vec::new(),
+            helper: None,
             totals: None,
         }
+    }
+}
+
+/// The helper of an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Helped {
+    /// Who.
+    pub peer: Peer,
+    /// What takes the masks away, once it has come: bytes like an update's.
+    #[serde(default)]
+    pub answer: Option<Counted>,
+    /// Why it gives none.
+    #[serde(default)]
+    pub refusal: Option<String>,
+}
+
+impl Helped {
+    /// Nothing is asked yet.
+    #[must_use]
+    pub fn new(peer: Peer) -> Self {
+        Self { peer, answer: None, refusal: None }
     }
 }
 

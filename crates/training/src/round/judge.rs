@@ -11,6 +11,9 @@ impl Round {
     /// What would be said to this update, judged by its header alone; None = its bytes are wanted.
     #[must_use]
     pub fn offer(&self, peer: &Peer, header: &UpdateHeader) -> Option<UpdateReply> {
+        if self.is_helper(peer) {
+            return self.offer_helped(header);
+        }
         let refuse = |reason: &str, detail: String| Some(UpdateReply::Refused { reason: reason.to_owned(), detail });
         let Some(member) = self.members.get(&peer.name).filter(|m| m.record.peer == *peer) else {
             return refuse("not_invited", format!("{} was not invited to {}", peer.name, header.key));

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use aivillage_base::wire::secure::{Advert, Agreed, SecureDown, SecureUp};
+use aivillage_base::wire::secure::{Advert, Agreed, MaskedInput, SecureDown, SecureUp};
 use aivillage_privacy::secagg::coordinator;
 use aivillage_privacy::secagg::roster::{self, Listed};
 use aivillage_privacy::secagg::signed::{self, Context};
@@ -62,7 +62,7 @@ impl Round {
     #[must_use]
     pub fn due(&self, name: &NodeName) -> Option<Due> {
         let member = self.members.get(name)?;
-        let Some(secure) = self.secure() else {
+        let Some(secure) = self.secure().filter(|secure| secure.helper.is_none()) else {
             let waits = self.collecting() && member.record.state == MemberState::Invited;
             return waits.then_some(Due::Invitation);
         };
@@ -266,6 +266,9 @@ impl Round {
 
     /// Should the step of keying or unmasking be closed?
     pub(super) fn step_verdict(&self, now: Now) -> Verdict {
+        if let Some(verdict) = self.help_verdict(now) {
+            return verdict;
+        }
         let (heard, waiting) = self.step_state(now);
         let elapsed = self.elapsed(now);
         let keying = self.record.stage == Stage::Keying;
@@ -295,6 +298,10 @@ impl Round {
     /// # Errors
     /// What was brought cannot be used: a sentence.
     pub fn next(&mut self, now: Now) -> Result<Vec<MemberRecord>, String> {
+        if self.helper().is_some() {
+            self.record.stage = Stage::Publishing;
+            return Ok(Vec::new());
+        }
         let (heard, _) = self.step_state(now);
         self.step_ms = self.elapsed(now);
         let Some(mut secure) = self.record.secure.clone() else { return Ok(Vec::new()) };
@@ -343,6 +350,7 @@ impl Round {
     pub(super) fn fix_survivors(&mut self, now: Now) {
         let survivors: Vec<NodeName> = self.counted().map(|(name, _)| name.clone()).collect();
         self.step_ms = self.elapsed(now);
+        self.asked_ms = self.step_ms;
         if let Some(secure) = &mut self.record.secure {
             secure.survivors = survivors;
         }
@@ -351,7 +359,8 @@ impl Round {
     /// Whose sum is about to be opened; None before.
     #[must_use]
     pub fn opening(&self) -> Option<Vec<NodeName>> {
-        let secure = self.secure().filter(|secure| !secure.agreed.is_empty())?;
+        let asked = |secure: &SecureRecord| secure.helper.is_some() && !secure.survivors.is_empty();
+        let secure = self.secure().filter(|secure| !secure.agreed.is_empty() || asked(secure))?;
         Some(secure.survivors.clone())
     }
 
@@ -366,6 +375,7 @@ impl Round {
     #[must_use]
     pub fn opened(&self) -> Option<Opened> {
         let secure = self.secure()?;
+        let help = secure.helper.as_ref().and_then(|helper| Some((helper.peer.name.clone(), helper.answer.clone()?)));
         let said = |name: &NodeName| self.members.get(name)?.said();
         let advert = |name: &NodeName| said(name)?.advert.clone();
         let commitment = |name: &NodeName| Some((name.clone(), said(name)?.shares.as_ref()?.commitment));
@@ -373,6 +383,7 @@ impl Round {
         Some(Opened {
             terms: secure.terms,
             ctx: secure.ctx,
+            help,
             adverts: secure.roster.iter().filter_map(advert).collect(),
             reveals: Self::revealed(secure, &self.members),
             sharers: secure.sharers.clone(),
@@ -383,15 +394,19 @@ impl Round {
 
     /// Does a member vouch for this masked update?
     pub(super) fn masked_fault(&self, peer: &Peer, header: &UpdateHeader) -> Option<(&'static str, String)> {
-        let (secure, roster) = (self.secure()?, self.roster.as_ref()?);
-        let Some(input) = &header.secure else {
+        let secure = self.secure()?;
+        if let Some(key) = &secure.terms.helper {
+            return self.seed_fault(peer, header, key).map(|fault| ("bad_signature", fault.to_owned()));
+        }
+        let roster = self.roster.as_ref()?;
+        let Some(MaskedInput::Roster { roster: masked_for, signature }) = &header.secure else {
             let detail = "the round sums masked updates, and this one is not masked: nothing of it is kept".to_owned();
             return Some(("not_masked", detail));
         };
         let ctx = Context(secure.ctx.0);
-        let known = input.roster == roster.hash();
+        let known = *masked_for == roster.hash();
         let payload = &header.payload.digest.0;
-        if !known || !signed::input_is_signed(&peer.id, ctx, &input.roster, payload, &input.signature) {
+        if !known || !signed::input_is_signed(&peer.id, ctx, masked_for, payload, signature) {
             let detail = "nobody enrolled vouches for this update on this roster".to_owned();
             return Some(("bad_signature", detail));
         }

@@ -1,27 +1,31 @@
 //! Which privacy techniques a job takes, with their parameters, and whether they go together with the rest of the job.
 
+use aivillage_base::NodeName;
 use aivillage_base::fixed::Grid;
 use aivillage_base::suggest;
 use aivillage_base::wire::secure::Withstands;
+use aivillage_privacy::secagg::helper::HELPED_MAX;
 use aivillage_privacy::secagg::roster;
 
+use super::helped;
 use super::{Faults, JobRequest, JobSpec, TECHNIQUES};
 use crate::config::TrainingConfig;
 use crate::secure::{self, COHORT_MAX, TECHNIQUE, WITHSTANDS};
 use crate::strategy::Weighting;
 
 /// Parameters of secure aggregation, keys of `privacy`.
-const PARAMETERS: [&str; 3] = ["corrupt", "dropout", "clip"];
+const PARAMETERS: [&str; 5] = ["corrupt", "dropout", "clip", "variant", "helper"];
 
 /// L2 norm that bounds an update where `byzantine_tolerance` has to be met without seeing updates, and no `clip` is given:
 /// several times the norm of an honest round's change of a small network.
 pub(super) const CLIP_DEFAULT: f64 = 10.0;
 
 /// Secure aggregation as it was asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Wished {
     pub(super) withstands: Withstands,
     clip: Option<f64>,
+    pub(super) helper: Option<NodeName>,
 }
 
 impl Wished {
@@ -59,13 +63,14 @@ pub(super) fn wished(request: &JobRequest, config: &TrainingConfig, faults: &mut
     for key in request.privacy.keys().filter(|key| !PARAMETERS.contains(&key.as_str())) {
         faults.privacy(&format!("/privacy/{key}"), &unknown(key));
     }
+    let helper = helped::wished(&request.privacy, faults);
     let mut number = |key: &str, low: f64, high: f64| {
         let value = request.privacy.get(key)?;
         let found = value.as_f64().filter(|v| (low..=high).contains(v));
         if found.is_none() {
             faults.privacy(
                 &format!("/privacy/{key}"),
-                &format!("{value} was given; a number from {low} to {high} is needed"),
+                &format!("{value} was given; a number from {low} to {high} is needed{}", helped::instead(key)),
             );
         }
         found
@@ -74,7 +79,7 @@ pub(super) fn wished(request: &JobRequest, config: &TrainingConfig, faults: &mut
     let corrupt = number("corrupt", WITHSTANDS.corrupt, 0.49).unwrap_or(WITHSTANDS.corrupt);
     let dropout = number("dropout", 0.0, 0.49).unwrap_or(WITHSTANDS.dropout);
     let clip = number("clip", 1e-6, 1e6);
-    Some(Wished { withstands: Withstands { corrupt, dropout, ..WITHSTANDS }, clip })
+    Some(Wished { withstands: Withstands { corrupt, dropout, ..WITHSTANDS }, clip, helper })
 }
 
 fn unknown(key: &str) -> String {
@@ -104,7 +109,9 @@ pub(super) fn check(spec: &JobSpec, faults: &mut Faults) {
     let name = spec.strategy.name();
     let instead = "send `\"privacy_techniques\": []` to train without (the coordinator then sees each node's update)";
     let Some(weighting) = rule.weighting() else {
-        let why = if rule.buffer().is_some() {
+        let why = if rule.buffer().is_some() && spec.helper.is_some() {
+            helped::NOT_BUFFERED
+        } else if rule.buffer().is_some() {
             "closes a round whenever enough updates are in, and masks need a cohort that is agreed on before"
         } else if rule.robust() {
             "has to see single updates, and under secure aggregation nobody does"
@@ -145,11 +152,12 @@ pub(super) fn check(spec: &JobSpec, faults: &mut Faults) {
         );
         return;
     }
-    if spec.max_participants > COHORT_MAX {
+    let most = if spec.helper.is_some() { HELPED_MAX } else { COHORT_MAX };
+    if spec.max_participants > most {
         faults.privacy(
             "/max_participants",
             &format!(
-                "secure aggregation takes up to {COHORT_MAX} participants, {} were asked for: lower max_participants, or \
+                "secure aggregation takes up to {most} participants, {} were asked for: lower max_participants, or \
                  {instead}",
                 spec.max_participants
             ),
@@ -174,9 +182,10 @@ fn check_sizes(spec: &JobSpec, withstands: Withstands, weighting: Weighting, fau
                 return;
             }
             // Larger cohorts are not always easier: each size has a threshold of its own.
+            Ok(_) if spec.helper.is_some() => {}
             Ok(terms) => {
                 if let Err(why) = roster::has_plan(&terms, cohort as usize) {
-                    faults.privacy("/privacy", &why);
+                    faults.privacy("/privacy", &format!("{why}; {}", helped::PROPOSED));
                     return;
                 }
             }

@@ -8,6 +8,7 @@ use aivillage_training::participant::NodePolicy;
 use aivillage_training::view::JobStatus;
 use aivillage_training::{TrainingError, store};
 
+mod helper;
 mod keeping;
 mod oracle;
 mod secure;

@@ -22,9 +22,11 @@ use aivillage_base::wire::{
 };
 use aivillage_base::{Architecture, Digest, JobId, ModelId, NodeId, NodeName, Task};
 use aivillage_fog::Inventory;
+use aivillage_privacy::secagg::helper::SealPair;
 use aivillage_privacy::secagg::signed::{KeyInMemory, Signer as _};
 use aivillage_storage::{MemoryBlobs, MemoryRecords};
 use aivillage_training::handle::{Catalogue, FinishedModel};
+use aivillage_training::helper::{Helper, HelperDeps};
 use aivillage_training::metrics::TrainingMetrics;
 use aivillage_training::participant::{
     Draws, Keys, MemoryContexts, MemoryPins, MemoryState, NoRegistry, NodePolicy, Participant, ParticipantDeps,
@@ -146,11 +148,16 @@ struct Link {
     training: Mutex<Option<Training>>,
     /// Those without a participant say nothing of themselves.
     nodes: Mutex<BTreeMap<NodeId, (Peer, Option<Participant>)>>,
+    helpers: Mutex<BTreeMap<NodeId, (Peer, Helper)>>,
     blobs: MemoryBlobs,
 }
 
 impl Transport for Link {
     fn send(&self, to: &NodeId, message: Arc<Down>) -> Sent {
+        if let Some((_, helper)) = self.helpers.lock().unwrap().get(to) {
+            helper.handle(&message);
+            return Sent::Queued;
+        }
         match self.nodes.lock().unwrap().get(to) {
             Some((_, participant)) => {
                 if let Some(participant) = participant {
@@ -163,7 +170,8 @@ impl Transport for Link {
     }
 
     fn connected(&self) -> Vec<Peer> {
-        self.nodes.lock().unwrap().values().map(|(peer, _)| peer.clone()).collect()
+        let helpers: Vec<Peer> = self.helpers.lock().unwrap().values().map(|(peer, _)| peer.clone()).collect();
+        self.nodes.lock().unwrap().values().map(|(peer, _)| peer.clone()).chain(helpers).collect()
     }
 }
 
@@ -242,6 +250,20 @@ pub(crate) fn peer(node: &str) -> Peer {
     Peer { id: signer(node).id(), name: NodeName::new(node).unwrap() }
 }
 
+fn report(data: Vec<DataSummary>) -> NodeReport {
+    NodeReport {
+        helper: None,
+        policy: None,
+        version: "test".into(),
+        node_types: vec![NodeType::Edge],
+        compute_gflops: 1.0,
+        memory_gb: 1.0,
+        cores: 1,
+        serves: false,
+        data,
+    }
+}
+
 /// One village; its stores outlive its coordinator.
 #[derive(Debug)]
 pub(crate) struct Village {
@@ -298,18 +320,43 @@ impl Village {
         self.connect(peer(node), &Linear { features: self.features, rows: 10 }, None).await;
     }
 
-    async fn connect(&mut self, peer: Peer, trainer: &Linear, participant: Option<Participant>) {
-        let report = NodeReport {
-            policy: None,
-            version: "test".into(),
-            node_types: vec![NodeType::Edge],
-            compute_gflops: 1.0,
-            memory_gb: 1.0,
-            cores: 1,
-            serves: false,
-            data: trainer.data(),
+    /// A helper that remembers in `contexts` what it has opened, and knows nodes by `pins`.
+    pub(crate) async fn join_helper(&self, name: &str, contexts: Arc<MemoryContexts>, pins: Arc<MemoryPins>) {
+        let keys = Keys {
+            signer: Arc::new(signer(name)),
+            pins,
+            contexts,
+            registry: Arc::new(NoRegistry),
+            draws: Arc::new(Draws::new(self.clock.clone())),
         };
+        let (peer, log) = (peer(name), Arc::<Log>::default());
+        let uplink = Arc::new(Wire { peer: peer.clone(), link: self.link.clone() });
+        let helper = Helper::new(HelperDeps { uplink, log, keys }, CancellationToken::new());
+        let report = NodeReport { helper: Some(helper.word()), ..report(Vec::new()) };
         self.inventory.report(&peer, report).await.unwrap();
+        self.link.helpers.lock().unwrap().insert(peer.id, (peer.clone(), helper));
+        if let Ok(training) = self.link.training() {
+            training.connected(&peer).await;
+        }
+    }
+
+    /// A helper that says that it is here, and hears nothing.
+    pub(crate) async fn announce_helper(&self, name: &str) {
+        let word = SealPair::of(&signer(name)).word();
+        let (peer, report) = (peer(name), NodeReport { helper: Some(word), ..report(Vec::new()) });
+        self.inventory.report(&peer, report).await.unwrap();
+        self.training().connected(&peer).await;
+    }
+
+    /// The helper goes, and its process with it.
+    pub(crate) async fn lose_helper(&self, name: &str) {
+        let gone = peer(name);
+        self.link.helpers.lock().unwrap().remove(&gone.id);
+        self.training().disconnected(&gone).await;
+    }
+
+    async fn connect(&mut self, peer: Peer, trainer: &Linear, participant: Option<Participant>) {
+        self.inventory.report(&peer, report(trainer.data())).await.unwrap();
         self.link.nodes.lock().unwrap().insert(peer.id, (peer.clone(), participant));
         let training = self.link.training();
         if let Ok(training) = training {

@@ -165,6 +165,7 @@ impl SecureArgs {
                 Some(_) => GraphKind::Drawn,
                 None => graph(self.participants, FULL_GRAPH_MAX),
             },
+            helper: None,
             withstands: Withstands {
                 corrupt: self.corrupt,
                 dropout: self.dropout,

@@ -123,6 +123,7 @@ fn peers(count: u32) -> Result<Vec<Peer>, CliError> {
 fn report(params: u32) -> NodeReport {
     let input = vec![params as usize - 1];
     NodeReport {
+        helper: None,
         policy: None,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node_types: vec![NodeType::Edge],

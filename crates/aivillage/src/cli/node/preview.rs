@@ -57,6 +57,8 @@ struct Privacy {
     adversary: Option<String>,
     neighbours: Option<u32>,
     clip: Option<f64>,
+    #[serde(default)]
+    helper: Option<String>,
 }
 
 impl Job {
@@ -98,14 +100,14 @@ pub(super) async fn run(args: &PreviewArgs, environment: &Environment) -> Result
         )
     })?;
     let client = find(&args.connection, environment)?;
-    let (invitation, model) = invitation(&client, segment("job's id", &args.job)?).await?;
+    let (invitation, model, helped) = invitation(&client, segment("job's id", &args.job)?).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let wall_ms = clock.now().wall_ms;
     let options = NodeOptions { folder, crash: None, bench_params: None, clock };
     let name = enrolment.name.clone();
     let work = move || -> Result<_, CliError> {
         let abilities = node::abilities(&options)?;
-        let rules = Rules::of(&abilities.config.privacy, &invitation, wall_ms);
+        let rules = Rules::of(&abilities.config.privacy, &invitation, helped, wall_ms);
         if rules.refusing().next().is_some() {
             return Ok((invitation, rules, None));
         }
@@ -163,7 +165,7 @@ fn chosen(job: &Job) -> Result<Chosen, CliError> {
 }
 
 /// The invitation to the job's next round, from what the gateway publishes of the job, and the model it starts from.
-async fn invitation(client: &Client, id: &str) -> Result<(Invitation, Bytes), CliError> {
+async fn invitation(client: &Client, id: &str) -> Result<(Invitation, Bytes, bool), CliError> {
     let job: Job = client.get(&format!("training/status/{id}?rounds=0")).await?;
     let model = client.download(&format!("training/{id}/model")).await.map_err(|e| match e.code {
         ExitCode::NotFound => e.hint("a job has its first model as soon as it runs: try again then"),
@@ -186,7 +188,7 @@ async fn invitation(client: &Client, id: &str) -> Result<(Invitation, Bytes), Cl
     let demands = chosen.strategy.rule().local();
     let local = local_rule(&job, demands)?;
     let terms = job.terms(&chosen)?;
-    let hyper = job.hyperparameters;
+    let (helped, hyper) = (job.privacy.helper.is_some(), job.hyperparameters);
     let invitation = Invitation {
         key: RoundKey { job: job.job_id, round: job.rounds_completed + 1, attempt: 1 },
         job_name: job.job_name,
@@ -219,7 +221,7 @@ async fn invitation(client: &Client, id: &str) -> Result<(Invitation, Bytes), Cl
         total_rounds: job.total_rounds,
         deadline_ms: 0,
     };
-    Ok((invitation, model.bytes))
+    Ok((invitation, model.bytes, helped))
 }
 
 /// What the gateway would learn of the update.

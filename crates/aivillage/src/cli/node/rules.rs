@@ -2,7 +2,7 @@
 
 use aivillage_base::wire::Invitation;
 use aivillage_training::participant::NodePolicy;
-use aivillage_training::participant::policy::{Asked, Refusal, Rule, refused, unable};
+use aivillage_training::participant::policy::{Asked, AskedHelper, Refusal, Rule, refused, unable};
 use serde_json::{Value, json};
 
 use crate::cli::args::PreviewArgs;
@@ -14,8 +14,10 @@ pub(super) struct Rules(Vec<(Rule, Option<String>)>);
 
 impl Rules {
     /// What these rules say to this invitation now.
-    pub(super) fn of(policy: &NodePolicy, invitation: &Invitation, wall_ms: u64) -> Self {
-        let asked = Asked::from(invitation);
+    pub(super) fn of(policy: &NodePolicy, invitation: &Invitation, helped: bool, wall_ms: u64) -> Self {
+        // Which helper it is, with its key, the round will say.
+        let helper = if helped { AskedHelper::Some } else { AskedHelper::Nobody };
+        let asked = Asked { helper, ..Asked::from(invitation) };
         let unable = unable(invitation).map(|Refusal { rule, reason }| (rule, Some(reason)));
         let owners = Rule::OWNERS.into_iter().map(|rule| (rule, refused(policy, rule, &asked, wall_ms)));
         Self(unable.into_iter().chain(owners).collect())

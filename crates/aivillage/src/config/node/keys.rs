@@ -49,6 +49,7 @@ pub(super) const KEYS: &[Key] = &[
     must("roster.signers", Kind::Keys),
     may("privacy.require_secure_aggregation", Kind::Bool, ""),
     may("privacy.min_cohort", whole(3, 100_000), "updates in a sum"),
+    may("privacy.helpers", Kind::Keys, ""),
     may("privacy.allowed_publishers", Kind::Texts, ""),
     may("privacy.allowed_recipes", Kind::Words(&RECIPES), ""),
     may("privacy.allowed_job_types", Kind::Words(&JOB_TYPES), ""),

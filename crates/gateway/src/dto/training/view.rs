@@ -91,6 +91,10 @@ struct Privacy {
     adversary: Option<&'static str>,
     /// Neighbours of each participant; null = as many as these assumptions need.
     neighbours: Option<u32>,
+    /// `cohort`: its members hold shares of what hides the sum; `two_helper`: a helper takes the masks away.
+    variant: Option<&'static str>,
+    /// Name of the helper.
+    helper: Option<String>,
     /// Largest L2 norm of an update, kept by each honest node.
     clip: Option<f64>,
 }
@@ -98,11 +102,15 @@ struct Privacy {
 impl Privacy {
     fn of(spec: &JobSpec) -> Self {
         let adversary = |w: Withstands| if w.lying_coordinator { "semi_malicious" } else { "curious" };
+        // With a helper there is nothing that a threshold has to withstand.
+        let cohort = spec.secure.filter(|_| spec.helper.is_none());
         Self {
-            corrupt: spec.secure.map(|w| w.corrupt),
-            dropout: spec.secure.map(|w| w.dropout),
-            adversary: spec.secure.map(adversary),
-            neighbours: spec.secure.and_then(|w| w.neighbours),
+            corrupt: cohort.map(|w| w.corrupt),
+            dropout: cohort.map(|w| w.dropout),
+            adversary: cohort.map(adversary),
+            neighbours: cohort.and_then(|w| w.neighbours),
+            variant: spec.secure.map(|_| if spec.helper.is_some() { "two_helper" } else { "cohort" }),
+            helper: spec.helper.as_ref().map(ToString::to_string),
             clip: spec.clip,
         }
     }

@@ -95,12 +95,12 @@ proptest! {
             });
             let packed = Packed(packed.collect());
             let masks = left.iter().map(|i| mask_of(*i, Sign::Subtract)).collect();
-            let sums = Masked::open(&packed, (left.len(), values), masks, &terms, false).unwrap();
+            let sums = Masked::open(&packed, (left.len(), left.len(), values), masks, &terms, false).unwrap();
             let under_masks = Work { sums: Some(&sums), contributions: &[], ..work };
             prop_assert_eq!(made(under_masks, &updates).unwrap(), plain, "{}", rule.name());
             // Control: with one mask left, the sum is noise, and what lies behind it says so.
             let masks = left[1..].iter().map(|i| mask_of(*i, Sign::Subtract)).collect();
-            prop_assert!(Masked::open(&packed, (left.len(), values), masks, &terms, false).is_err());
+            prop_assert!(Masked::open(&packed, (left.len(), left.len(), values), masks, &terms, false).is_err());
         }
     }
 }

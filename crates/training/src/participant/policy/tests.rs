@@ -31,7 +31,7 @@ fn plain_round() -> Invitation {
 
 fn update(invitation: &Invitation, masked: bool, retain: bool) -> UpdateHeader {
     let payload = BlobRef { digest: Digest::of(b"update"), bytes: 6 };
-    let input = MaskedInput { roster: Hex([1; 32]), signature: Hex([2; 64]) };
+    let input = MaskedInput::Roster { roster: Hex([1; 32]), signature: Hex([2; 64]) };
     UpdateHeader {
         retain,
         secure: masked.then_some(input),

@@ -173,7 +173,7 @@ impl Session {
 
 /// Hash of all that makes a node's part of the sum from the model: how it trains and what its update is multiplied by, but not
 /// for which job or attempt.
-fn work(invitation: &Invitation, terms: &SecureTerms) -> Digest {
+pub(crate) fn work(invitation: &Invitation, terms: &SecureTerms) -> Digest {
     let Invitation {
         key, recipe, architecture, training, data, seed, grids, local, personal, max_examples, clip, ..
     } = invitation;
@@ -184,7 +184,7 @@ fn work(invitation: &Invitation, terms: &SecureTerms) -> Digest {
 
 /// Training is a function of the model: two sums over one model differ by the update of whoever is in one and not in the
 /// other, and two that count the same nodes otherwise (`max_examples`, `clip`) are two equations with the same unknowns.
-fn differencing() -> Alarm {
+pub(crate) fn differencing() -> Alarm {
     Alarm::new(
         "differencing",
         "this node has opened another sum over the same model (of other nodes, or with other settings): together they would \

@@ -151,7 +151,7 @@ async fn each_try_to_send_an_update_is_judged_anew() {
 async fn an_update_that_is_not_what_was_judged_never_leaves() {
     let strict = NodePolicy { require_secure_aggregation: true, ..NodePolicy::default() };
     let never = NodePolicy { retain_updates: RetainUpdates::Never, ..NodePolicy::default() };
-    let masked = Some(MaskedInput { roster: Hex([1; 32]), signature: Hex([2; 64]) });
+    let masked = Some(MaskedInput::Roster { roster: Hex([1; 32]), signature: Hex([2; 64]) });
     let cases = [
         (strict, None, false, "require_secure_aggregation"),
         (NodePolicy::default(), masked, false, "privacy_techniques"),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aivillage_base::rng::SeededRng;
-use aivillage_base::wire::secure::{Advert, Agreed, Agreement, Opening, RegistryHead, Revealed, Shares};
+use aivillage_base::wire::secure::{Advert, Agreed, Agreement, MaskedInput, Opening, RegistryHead, Revealed, Shares};
 use aivillage_base::{Digest, NodeName};
 use aivillage_privacy::secagg::coordinator;
 use aivillage_privacy::secagg::draw;
@@ -269,7 +269,8 @@ impl Cohort {
             let signed = meters.coordinator.time(|| {
                 ring::unpack_add(&bytes, *width, &mut sums.masked);
                 let (id, ctx) = (member.signer.id(), roster.context());
-                input_is_signed(&id, ctx, &input.roster, &digest(), &input.signature)
+                matches!(&input, MaskedInput::Roster { roster, signature }
+                    if input_is_signed(&id, ctx, roster, &digest(), signature))
             });
             if signed { Ok(()) } else { Err(failed("an input", &"its signature does not fit")) }
         })?;
