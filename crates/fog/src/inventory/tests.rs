@@ -44,6 +44,7 @@ fn report() -> NodeReport {
         cores: 2,
         serves: true,
         data: Vec::new(),
+        helper: None,
     }
 }
 

@@ -75,10 +75,7 @@ pub async fn run_with(
     let (slots, planes) = (plan.strategy.rule().slots(), plan.strategy.rule().planes());
     let state = slots.iter().map(|slot| state_in(plan, slot)?.map(|s| open(&s.blob)).transpose());
     let state: Vec<Option<Vector>> = state.collect::<Result<_, ComputeError>>()?;
-    let contributions: Vec<Contribution> = match plan.opened {
-        Some(_) => Vec::new(),
-        None => plan.accepted.iter().map(|(_, c)| c.contribution(plan.key.round)).collect(),
-    };
+    let contributions = contributions(plan);
     let work = Work {
         strategy: &plan.strategy,
         round: plan.key.round,
@@ -130,6 +127,14 @@ pub async fn run_with(
     let model = made.remove(0);
     let state = slots.iter().zip(made).map(|(name, blob)| StateSlot { name: (*name).to_owned(), blob });
     Ok(Made { model, state: state.collect(), totals })
+}
+
+/// What each member says of its update: of a masked one, nothing.
+fn contributions(plan: &ComputePlan) -> Vec<Contribution> {
+    match plan.opened {
+        Some(_) => Vec::new(),
+        None => plan.accepted.iter().map(|(_, c)| c.contribution(plan.key.round)).collect(),
+    }
 }
 
 async fn write_wave(out: &mut [Out], wave: Option<Wave>) -> Result<(), ComputeError> {
