@@ -6,6 +6,8 @@ mod attacks;
 mod cohort;
 mod page;
 mod rounds;
+mod seeds;
+mod targets;
 #[expect(dead_code, reason = "the unit tests need more of it")]
 #[path = "../../src/testing.rs"]
 mod testing;
