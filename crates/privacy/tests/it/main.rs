@@ -7,6 +7,8 @@ mod cohort;
 mod helped;
 mod page;
 mod rounds;
+mod seeds;
+mod targets;
 #[expect(dead_code, reason = "the unit tests need more of it")]
 #[path = "../../src/testing.rs"]
 mod testing;

@@ -6,7 +6,9 @@
 use aivillage_base::Digest;
 use aivillage_base::fixed::to_bytes;
 use aivillage_base::ports::Payload;
-use aivillage_base::wire::{BlobRef, LocalMetrics, RoundKey, UpdateHeader, UpdateReply};
+use aivillage_base::wire::secure::Hex;
+use aivillage_base::wire::{BlobRef, Declined, LocalMetrics, RoundKey, UpdateHeader, UpdateReply};
+use aivillage_privacy::refusal;
 use aivillage_training::participant::NodePolicy;
 use aivillage_training::participant::policy::RetainUpdates;
 use aivillage_training::view::{JobView, MemberView, Phase};
@@ -15,7 +17,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::LARGE;
-use crate::village::{Village, peer, request};
+use crate::village::{Village, peer, request, signer};
 
 fn with(strategy: &str, config: &Value, rounds: u32, min: u32) -> JobRequest {
     let config = config.as_object().unwrap().clone();
@@ -163,4 +165,30 @@ async fn a_buffer_makes_models_without_waiting_for_everybody() {
     }
     // The first model and eight rounds'; no update is left.
     village.until_blobs(9).await;
+}
+
+#[tokio::test]
+async fn only_a_refusal_that_its_node_signed_for_this_attempt_counts() {
+    let mut village = Village::new(3, &["a", "b"]).await;
+    village.join_mute("m").await;
+    let job = village.training().create(request(1, 2)).await.unwrap();
+    let view = village.until(&job, |view| view.current.as_ref().is_some_and(|r| r.members.len() == 3)).await;
+    let key = RoundKey { job: job.clone(), round: 1, attempt: view.current.unwrap().attempt };
+    let said =
+        |by: &str, key: &RoundKey, reason: &str| refusal::sign(&signer(by), key, "max_rounds".into(), reason.into());
+    let good = said("m", &key, "signed");
+    let unsigned = Declined { signature: Hex([0; 64]), reason: "unsigned".into(), ..good.clone() };
+    let by_another = said("a", &key, "by another");
+    let earlier = said("m", &RoundKey { attempt: key.attempt + 1, ..key.clone() }, "of another attempt");
+    let changed = Declined { reason: "changed".into(), ..good.clone() };
+    let long = said("m", &key, &"long ".repeat(2_000));
+    for declined in [unsigned, by_another, earlier, changed, long] {
+        village.training().answer(&peer("m"), key.clone(), Some(declined)).await;
+    }
+    // Words are taken in their order, and the first refusal that counts stands: it is the signed one.
+    village.training().answer(&peer("m"), key, Some(good.clone())).await;
+    village.completed(&job).await;
+    let view = village.training().status(&job).await.unwrap();
+    let m = member(&view, "m");
+    assert_eq!((m.status, m.declined.as_ref()), ("declined", Some(&good)));
 }

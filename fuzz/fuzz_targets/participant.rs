@@ -1,0 +1,4 @@
+//! Feeds `participant` of the fuzz targets' bodies.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| aivillage_fuzz::participant(data));

@@ -1,0 +1,4 @@
+//! Feeds `sharing` of the fuzz targets' bodies.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| aivillage_fuzz::sharing(data));
