@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use aivillage_base::wire::secure::{Advert, Hex, OpenedShare, SealedShares};
+use aivillage_base::wire::secure::{Advert, Hex, MaskedInput, OpenedShare, SealedShares};
 use aivillage_privacy::secagg::coordinator::{self, Unopened};
 use aivillage_privacy::secagg::roster::{Listed, Roster, advert_is_signed};
 use aivillage_privacy::secagg::signed::input_is_signed;
@@ -133,18 +133,19 @@ fn opening(cohort: &Cohort, roster: &Roster, from: usize, choices: &mut Choices<
 }
 
 fn input(cohort: &Cohort, from: usize, choices: &mut Choices<'_>, reached: &mut Reached) {
-    let Some((bytes, input)) = cohort.inputs.get(&name(from)) else { return };
-    let (digest, mut word) = (aivillage_base::Digest::of(bytes).0, input.clone());
-    let mut payload = digest;
+    let Some((bytes, MaskedInput::Roster { roster, signature })) = cohort.inputs.get(&name(from)) else { return };
+    let digest = aivillage_base::Digest::of(bytes).0;
+    let word = (digest, *roster, *signature);
+    let (mut payload, mut masked_for, mut signed) = word;
     match choices.below(4) {
         0 => {}
         1 => choices.flip(&mut payload),
-        2 => choices.flip(&mut word.roster.0),
-        _ => choices.flip(&mut word.signature.0),
+        2 => choices.flip(&mut masked_for.0),
+        _ => choices.flip(&mut signed.0),
     }
     let id = &cohort.adverts[from].peer.id;
-    let passed = input_is_signed(id, cohort.ctx, &word.roster, &payload, &word.signature);
-    note(reached, passed, payload == digest && word == *input, "an input");
+    let passed = input_is_signed(id, cohort.ctx, &masked_for, &payload, &signed);
+    note(reached, passed, (payload, masked_for, signed) == word, "an input");
 }
 
 /// Holders sign shares that are wrong: the sum is exact or there is none.

@@ -134,7 +134,8 @@ impl World {
 
     fn roster(&mut self, who: usize, adverts: Vec<Advert>) {
         let enrolled: BTreeMap<_, _> = (0..self.count).map(|i| (name(i), self.signers[i].id())).collect();
-        let vouch = |advert: &Advert| match enrolled.get(&advert.peer.name) == Some(&advert.peer.id) {
+        let is_known = |advert: &Advert| enrolled.get(&advert.peer.name) == Some(&advert.peer.id);
+        let vouch = |adverts: &[Advert]| match adverts.iter().all(is_known) {
             true => Ok(()),
             false => Err(Alarm::new("changed_key", "a stranger")),
         };
