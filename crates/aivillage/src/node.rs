@@ -30,7 +30,7 @@ use aivillage_inference::worker::{Worker, WorkerConfig, WorkerDeps};
 use aivillage_link::client::ClientConfig;
 use aivillage_link::{Enrolment, LinkClient, LinkError};
 use aivillage_training::Trainer;
-use aivillage_training::participant::{Keys, Participant, ParticipantDeps};
+use aivillage_training::participant::{Keys, Participant, ParticipantDeps, Registry};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -204,6 +204,7 @@ pub async fn run(options: NodeOptions, enrolment: Enrolment, cancel: Cancellatio
     let (abilities, report) =
         prepared.await.map_err(|e| CliError::new(ExitCode::Bug, format!("reading the data stopped: {e}")))??;
     let uplink: Arc<dyn Uplink> = Arc::new(client.clone());
+    let registry = Arc::clone(&keys.registry);
     let participant = Participant::new(
         ParticipantDeps {
             uplink: Arc::clone(&uplink),
@@ -222,7 +223,7 @@ pub async fn run(options: NodeOptions, enrolment: Enrolment, cancel: Cancellatio
     let stream = client.run(sender, cancel.clone());
     let hours = abilities.config.privacy.hours.clone();
     let reporting = hours::reporting(hours, clock, Arc::clone(&uplink), Arc::clone(&log), report.clone());
-    let node = Node { uplink, participant, worker, log, report, serves: abilities.config.serve };
+    let node = Node { uplink, participant, registry, worker, log, report, serves: abilities.config.serve };
     tokio::select! {
         never = reporting => match never {},
         ended = stream => ended.map_err(|e| CliError::new(ExitCode::Refused, e.to_string())
@@ -262,6 +263,7 @@ fn worker(config: &NodeConfig, cache: PathBuf, uplink: &Arc<dyn Uplink>, clock: 
 struct Node {
     uplink: Arc<dyn Uplink>,
     participant: Participant,
+    registry: Arc<dyn Registry>,
     worker: Worker,
     log: Arc<FileLog>,
     report: NodeReport,
@@ -275,6 +277,7 @@ impl Node {
             match message {
                 Down::Welcome { coordinator, .. } => {
                     tracing::info!(coordinator, "connected");
+                    self.registry.expire();
                     tokio::spawn(introduce(Arc::clone(&self.uplink), Arc::clone(&self.log), self.report.clone()));
                 }
                 Down::Predict(task) if self.serves => {

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 /// Longest chain that is read: 100,000 enrolments and revocations take some 40 MB.
 const ENTRIES_MAX: u64 = 100_000;
 
-/// How long what was read counts as fresh.
+/// How long what was read counts as fresh, on one connection.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// Pauses between two tries to reach a gateway.
@@ -185,6 +185,10 @@ impl Registry for FolderRegistry {
     async fn freshen(&self) -> Result<(), Alarm> {
         let fresh = self.read().is_some_and(|read| read.elapsed() < FRESH);
         if fresh { Ok(()) } else { self.refresh().await }
+    }
+
+    fn expire(&self) {
+        *self.read() = None;
     }
 
     fn head(&self) -> RegistryHead {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use aivillage_base::fixed::Grid;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::Value;
@@ -129,6 +130,86 @@ async fn no_log_and_no_file_holds_a_secret_that_does_not_belong_there() {
     let line = std::fs::read_to_string(dir.path().join("north/sent.log")).unwrap();
     let update: Value = serde_json::from_str(line.lines().find(|l| l.contains("\"update\"")).unwrap()).unwrap();
     assert!(update["digest"].is_string() && update["bytes"].as_u64().unwrap() > 0, "{update}");
+}
+
+/// Three nodes that let their updates be kept where a job asks for it, and the model of one round of this job.
+async fn round_of(dir: &Path, settings: &[(&str, Value)]) -> (Village, Value) {
+    let mut village = Village::without_node(dir);
+    for index in 0..3 {
+        let yaml = format!("{}privacy:\n  retain_updates: if_asked\n", crate::village::shard(index, 3));
+        village.join_with(&format!("site-{index}"), &yaml).await;
+    }
+    village.connected(&["site-0", "site-1", "site-2"]).await;
+    let mut body = crate::village::job("digits", 1, 3);
+    for (key, value) in settings {
+        body[*key] = value.clone();
+    }
+    village.create(&body).await;
+    let status = village.completed("digits").await;
+    (village, status["model"]["blake3"].clone())
+}
+
+/// Some pieces of 16 values of an exported update, where most are not zero: as it was exported, and as it travels.
+fn pieces(exported: &Path) -> Vec<[Vec<u8>; 2]> {
+    let bytes = std::fs::read(exported).unwrap();
+    let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
+    let values: Vec<f32> = rest[usize::try_from(u64::from_le_bytes(*length)).unwrap()..]
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|value| f32::from_le_bytes(*value))
+        .collect();
+    let full = |piece: &&[f32]| piece.iter().filter(|value| **value != 0.0).count() > 12;
+    let all: Vec<&[f32]> = values.chunks_exact(16).filter(full).collect();
+    let some = all.iter().step_by((all.len() / 3).max(1));
+    #[expect(clippy::cast_possible_truncation, reason = "the grid's values have 24 bits")]
+    let units = |value: &f32| ((f64::from(*value) / Grid::default().step()).round() as i32).to_le_bytes();
+    let forms = |piece: &&[f32]| {
+        [piece.iter().flat_map(|value| value.to_le_bytes()).collect(), piece.iter().flat_map(units).collect()]
+    };
+    some.map(forms).collect()
+}
+
+#[tokio::test]
+async fn an_update_of_a_secure_round_lies_nowhere_in_the_clear() {
+    let (plain, secure) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (village, model) = round_of(plain.path(), &[("retain_updates", true.into())]).await;
+    crate::export::export(&village, "digits");
+    let exported = files(&plain.path().join("digits/round-0001/updates"));
+    assert_eq!(exported.len(), 3, "{exported:?}");
+    // The payloads as they travelled: kept by the gateway, and nowhere else.
+    let kept: Vec<PathBuf> = files(&village.data());
+    let pieces: Vec<[Vec<u8>; 2]> = exported.iter().flat_map(|file| pieces(file)).collect();
+    let needle = |[shown, travelled]: &[Vec<u8>; 2]| {
+        [
+            Secret::new("an exported update", shown.clone(), &exported),
+            Secret::new("an update", travelled.clone(), &kept),
+        ]
+    };
+    let needles: Vec<Secret> = pieces.iter().flat_map(needle).collect();
+    assert!(search(&exported, &needles) >= 9, "each is found where it lies, so the search works");
+    assert!(search(&kept, &needles) >= 9, "so it does in the store");
+    drop(village);
+
+    let techniques = serde_json::json!(["secure_aggregation"]);
+    let (mut village, same) = round_of(secure.path(), &[("privacy_techniques", techniques)]).await;
+    assert_eq!(model, same, "the updates are the same ones");
+    village.gateway.terminate();
+    village.gateway.wait();
+    for node in &mut village.nodes {
+        node.terminate();
+        node.wait();
+    }
+    let identities: Vec<Secret> = (0..3)
+        .map(|index| secure.path().join(format!("site-{index}/identity.key")))
+        .map(|home| Secret::new("a node's identity", seed(&home), std::slice::from_ref(&home)))
+        .collect();
+    let all = files(secure.path());
+    for name in ["store.sqlite", "gateway.log", "site-0.log", "sent.log", "contexts", "openings", "pins.json"] {
+        assert!(all.iter().any(|file| file.ends_with(name)), "{name} is not among {all:?}");
+    }
+    assert_eq!(search(&all, &needles), 0);
+    assert_eq!(search(&all, &identities), 3);
 }
 
 #[tokio::test]

@@ -26,6 +26,9 @@ pub trait Registry: Send + Sync + Debug {
         self.refresh().await
     }
 
+    /// What was read is not fresh any more: the gateway may be another one than before.
+    fn expire(&self) {}
+
     /// How far this node has read.
     fn head(&self) -> RegistryHead;
 

@@ -158,6 +158,10 @@ async fn what_was_read_a_moment_ago_is_not_asked_for_again() {
     tokio::time::advance(FRESH).await;
     registry.freshen().await.unwrap();
     assert_eq!(registry.head().sequence, 3, "old");
+    bench.shows(Some(chain(&[1, 2, 9])));
+    registry.freshen().await.unwrap();
+    registry.expire();
+    assert_eq!(registry.freshen().await.unwrap_err().check, "fork", "a gateway that came back is asked at once");
     bench.shows(Some(chain(&[1, 2, 3, 4])));
     registry.refresh().await.unwrap();
     assert_eq!(registry.head().sequence, 4, "asked for whatever its age");
