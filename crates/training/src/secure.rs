@@ -280,7 +280,7 @@ impl Behind {
 ///
 /// `values` are the plain update's integers, little endian, 4 bytes each. They are masked where they lie: in a narrower ring
 /// from the front, in a wider one from the back, so that a block is always read before anything is written over it. With
-/// [`BEHIND_BYTES`] to spare, a ring of up to 32 bits takes no more memory than the plain update.
+/// `BEHIND_BYTES` to spare, a ring of up to 32 bits takes no more memory than the plain update.
 #[must_use]
 pub fn masked(
     mut values: Vec<u8>,

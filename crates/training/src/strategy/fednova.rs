@@ -9,7 +9,7 @@
 //! (t - m (1 - m^t) / (1 - m)) / (1 - m), with mu alone (1 - (1 - alpha)^t) / alpha: the paper's values. It is the 1-norm of
 //! a_k, as the paper has it, while no coefficient is negative, that is alpha <= (1 - sqrt(momentum))^2; it is taken as 1 to 2^23.
 //!
-//! All of it is made of integers that each node can tell of itself ([`Part`]), so sums of them are all that is needed: with S a
+//! All of it is made of integers that each node can tell of itself (`Part`), so sums of them are all that is needed: with S a
 //! power of two, m_k = round(n_k S / |a_k|) and c_k = round(n_k S |a_k|), w(r+1) = w(r) + sum m_k d_k / D with
 //! D = (S sum n_k)^2 / sum c_k. S is chosen from the most examples that a node is expected to have, as large as a sum of the
 //! whole cohort allows (2^30 over those examples): a factor is wrong by less than |a_k| / 2 S n_k of itself.
