@@ -165,8 +165,10 @@ fn answer(request: &HelpRequest, keys: &Keys, pair: &SealPair) -> Result<(Update
         return Err(Alarm::new("size", format!("a sum of {values} values is more than this helper makes")));
     }
     let ctx = Context::of(invitation);
-    let vouch =
-        |input: &HelpedInput| keys.pins.check(&[&input.peer]).map_err(|detail| Alarm::new("changed_key", detail));
+    let vouch = |inputs: &[HelpedInput]| {
+        let peers: Vec<_> = inputs.iter().map(|input| &input.peer).collect();
+        keys.pins.check(&peers).map_err(|detail| Alarm::new("changed_key", detail))
+    };
     let masks = helper::open(ctx, &terms, inputs, pair, &vouch)?;
     let asked = helper::inputs_hash(ctx, inputs);
     let nodes: Vec<u8> = inputs.iter().flat_map(|input| input.peer.id.0).collect();

@@ -181,16 +181,16 @@ pub fn inputs_hash(ctx: Context, inputs: &[HelpedInput]) -> Hex<32> {
 ///
 /// # Errors
 /// [`Alarm`]: the terms name another helper, the updates are too few or too many, named twice or out of order, not vouched
-/// for by the keys they are said to be of (`vouch` says whether those are known), or a box does not open.
+/// for by the keys they are said to be of (`vouch` says whether those are known, of all at once), or a box does not open.
 pub fn open(
     ctx: Context,
     terms: &SecureTerms,
     inputs: &[HelpedInput],
     pair: &SealPair,
-    vouch: &dyn Fn(&HelpedInput) -> Result<(), Alarm>,
+    vouch: &dyn Fn(&[HelpedInput]) -> Result<(), Alarm>,
 ) -> Result<Vec<(MaskKey, Sign)>, Alarm> {
     check(ctx, terms, inputs, &pair.word)?;
-    inputs.iter().try_for_each(vouch)?;
+    vouch(inputs)?;
     inputs.iter().map(|input| mask_of(ctx, pair, input)).collect()
 }
 

@@ -93,10 +93,12 @@ pub async fn run_with(
     let terms = plan.opened.as_ref().map(|opened| &opened.terms);
     let bytes = terms.map_or(Ok(values as u64 * 4), |terms| payload_bytes(values, terms))?;
     // What the helper has answered is one more summand.
-    let summed = ComputePlan { accepted: plan.summands().cloned().collect(), ..plan.clone() };
-    let mut updates = Updates::new(&summed, blobs, values, bytes)?;
+    let helped = plan.opened.as_ref().and_then(|opened| opened.help.as_ref());
+    let helped = helped.map(|_| ComputePlan { accepted: plan.summands().cloned().collect(), ..plan.clone() });
+    let summed = helped.as_ref().unwrap_or(plan);
+    let mut updates = Updates::new(summed, blobs, values, bytes)?;
     updates.verify(options)?;
-    let blame = |e: WorkError| blame(&summed, e);
+    let blame = |e: WorkError| blame(summed, e);
     let mut out = Vec::with_capacity(1 + slots.len());
     for _ in 0..=slots.len() {
         out.push(Out::begin(blobs, &header, size).await?);

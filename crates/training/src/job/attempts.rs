@@ -24,12 +24,8 @@ impl Job {
                 Ok(changed) => {
                     let publishing = *round.stage() == Stage::Publishing;
                     let key = round.key().clone();
-                    let opening = round.opening();
-                    if opening.is_some() && opening != self.record.opening {
-                        self.record.opening = opening;
-                        step.changes.push(Change::Job(Box::new(self.record.clone())));
-                    }
                     step.changes.push(Change::Round(Box::new(round.record(now))));
+                    self.note_opening(step);
                     for member in changed {
                         match member.state {
                             // What it said of keys is for the record, not for people.
@@ -53,9 +49,9 @@ impl Job {
             Verdict::Close => {
                 let left_out = round.close(now);
                 let unmasking = *round.stage() == Stage::Unmasking;
-                let round_opening = round.opening();
                 let key = round.key().clone();
                 step.changes.push(Change::Round(Box::new(round.record(now))));
+                self.note_opening(step);
                 for member in left_out {
                     if member.state == MemberState::Silent {
                         let key = member.works_on(&key).clone();
@@ -63,11 +59,6 @@ impl Job {
                         step.effects.push(Effect::Send(member.peer.clone(), gone));
                     }
                     self.member_changed(Some(member), step);
-                }
-                let opening = round_opening;
-                if opening.is_some() && opening != self.record.opening {
-                    self.record.opening = opening;
-                    step.changes.push(self.job_change());
                 }
                 match unmasking {
                     true => self.tell_all(step),
@@ -78,6 +69,15 @@ impl Job {
                 self.record.withheld.extend(round.withheld());
                 self.abandon(now, reason, members_failed, step);
             }
+        }
+    }
+
+    /// Once it is asked that a sum be opened, another attempt at the round is of the same nodes.
+    fn note_opening(&mut self, step: &mut Step) {
+        let opening = self.round.as_ref().and_then(Round::opening);
+        if opening.is_some() && opening != self.record.opening {
+            self.record.opening = opening;
+            step.changes.push(self.job_change());
         }
     }
 
